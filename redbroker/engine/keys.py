@@ -1,0 +1,64 @@
+"""Every Redis key, one function each.
+
+One partition's keys share the hash tag `{topic:partition}`, so they live in one slot and one script may touch them
+all; spreading partitions over slots spreads them over the masters of a cluster. Topic names are limited to
+`[A-Za-z0-9._-]`, so neither `{` nor `:` can come from outside.
+
+    rb:{orders:0}:log        stream   <leader epoch>-<last offset>  b -> one whole Kafka RecordBatch v2
+    rb:{orders:0}:state      hash     id        topic id (32 hex digits): a stale worker's write is refused by it
+                                      rid       replication id of the master that wrote last
+                                      epoch     leader epoch, bumped when rid changes; since -> its first offset
+                                      next      next offset (log end)      start -> log start offset
+                                      batches   entries appended ever      written -> bytes appended ever
+                                      trimmed   bytes trimmed (estimated)  largest -> bytes of the largest batch
+                                      time      largest batch timestamp    time_at -> last offset of that batch
+                                      duplicates  answered duplicates (written, so that WAIT covers them)
+    rb:{orders:0}:epochs     zset     leader epoch scored by its first offset
+    rb:{orders:0}:producers  hash     producer id -> "epoch time first:last:offset first:last:offset …" (newest last)
+    rb:{orders:0}:times      zset     sparse index, one entry per 64 batches or MiB: "<last offset, 16 digits>:<written>"
+                                      scored by the largest timestamp up to there
+    rb:{orders:0}:tail       channel  sharded pub/sub, "<next> <written>" at each append
+
+    rb:{meta}:topics         hash     topic name -> JSON {id, partitions, configs, created_ms}
+    rb:{meta}:configs        hash     dynamic broker setting -> value
+    rb:{meta}:cluster        string   cluster id, made once
+    rb:{meta}:workers        hash     node id -> JSON {host, port, rack, instance, started_ms}
+    rb:{meta}:nodes          hash     advertised host:port -> node id, so that a restarted worker keeps its id
+    rb:{meta}:beats          zset     node id scored by its last heartbeat (server time, ms)
+    rb:{meta}:changes        channel  sharded pub/sub: "topics" or "workers", when either changed
+"""
+
+from __future__ import annotations
+
+from redbroker.types import TopicPartition
+
+
+class PartitionKeys:
+    """The keys of one partition, built once and kept beside it."""
+
+    __slots__ = ("epochs", "log", "producers", "state", "tail", "times")
+
+    def __init__(self, prefix: str, partition: TopicPartition) -> None:
+        stem = f"{prefix}:{{{partition.topic}:{partition.partition}}}:"
+        self.log = f"{stem}log".encode()
+        self.state = f"{stem}state".encode()
+        self.epochs = f"{stem}epochs".encode()
+        self.producers = f"{stem}producers".encode()
+        self.times = f"{stem}times".encode()
+        self.tail = f"{stem}tail".encode()
+
+
+class MetaKeys:
+    """The keys of the cluster's own metadata, all in one slot."""
+
+    __slots__ = ("beats", "changes", "cluster", "configs", "nodes", "topics", "workers")
+
+    def __init__(self, prefix: str) -> None:
+        stem = f"{prefix}:{{meta}}:"
+        self.topics = f"{stem}topics".encode()
+        self.configs = f"{stem}configs".encode()
+        self.cluster = f"{stem}cluster".encode()
+        self.workers = f"{stem}workers".encode()
+        self.nodes = f"{stem}nodes".encode()
+        self.beats = f"{stem}beats".encode()
+        self.changes = f"{stem}changes".encode()
