@@ -54,9 +54,10 @@ class Api:
     """One Kafka API. Used as a decorator it takes the handler and registers the API.
 
     `low`-`high` are the implemented versions, `advertised` the range ApiVersions tells (it may begin lower, because
-    some clients read the minimum as a feature test). `parks`: a request may wait for something to happen (Fetch, JoinGroup,
-    SyncGroup) and is cancelled when its client goes away; requests of all other APIs run to their end. `in_turn`: the
-    answer may be large (Fetch), so a request starts only when all earlier answers of its connection have left.
+    some clients read the minimum as a feature test). `parks`: a request may wait for something to happen (Fetch,
+    JoinGroup, SyncGroup) and is cancelled when its client goes away; requests of all other APIs run to their end.
+    `in_turn`: the answer may be large (Fetch), so a request starts only when all earlier answers of its connection
+    have left.
     """
 
     __slots__ = (
