@@ -63,6 +63,9 @@ class Settings(BaseSettings):
         536_870_912, ge=1024, description="Bytes of request frames held by one worker before reading pauses."
     )
     idle_connection_ms: int = Field(600_000, ge=1_000, description="A connection silent this long is closed.")
+    stalled_connection_ms: int = Field(
+        30_000, ge=100, description="A connection that stops within a frame, or reads no answers, this long is closed."
+    )
     fetch_bytes_max: int = Field(57_671_680, ge=1024, description="Most bytes one Fetch answers (Kafka's fetch.max.bytes).")
     fetch_wait_ms_max: int = Field(60_000, ge=0, description="Longest wait a Fetch may ask for.")
     fetch_sessions_max: int = Field(1_000, ge=0, description="Cached incremental fetch sessions (KIP-227).")
