@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
+from redbroker.broker.leader_epochs import LeaderEpochs
+
 if TYPE_CHECKING:
     from redbroker.broker.sessions import FetchSessions
     from redbroker.config import Settings
@@ -24,15 +26,16 @@ class Broker:
     """The worker as its handlers see it.
 
     `draining` is set when the worker begins to stop: from then on nothing may be parked. `fetch_sessions` are the
-    KIP-227 sessions of this worker.
+    KIP-227 sessions of this worker, `leader_epochs` what it told its clients.
     """
 
-    __slots__ = ("_parked", "draining", "engine", "fetch_sessions", "settings")
+    __slots__ = ("_parked", "draining", "engine", "fetch_sessions", "leader_epochs", "settings")
 
     def __init__(self, engine: Engine, settings: Settings, fetch_sessions: FetchSessions) -> None:
         self.engine = engine
         self.settings = settings
         self.fetch_sessions = fetch_sessions
+        self.leader_epochs = LeaderEpochs(engine)
         self.draining = asyncio.Event()
         self._parked: set[anyio.CancelScope] = set()
 

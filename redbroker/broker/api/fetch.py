@@ -1,0 +1,280 @@
+"""Fetch: batches from many partitions, or a wait until there are enough of them.
+
+* Answers as soon as `min_bytes` are there, an error is to be told, `max_wait_ms` is over or the worker drains. The wait
+  is woken by the append itself; at its end the log is read once more. Waits are bounded by the worker's settings.
+* A batch is returned whole when the offset falls inside it; the first one even when it exceeds both byte limits. It
+  is the bytes the producer sent, with base offset and leader epoch patched (both lie outside the CRC).
+* Sessions (v7+, KIP-227) are `broker.sessions`; a refused session is the whole answer (error, session id 0).
+* From v13 on topics go by id: an unknown one is UNKNOWN_TOPIC_ID, before that UNKNOWN_TOPIC_OR_PARTITION.
+* `current_leader_epoch` (v9+) is checked: FENCED_LEADER_EPOCH (with the current leader told from v12 on, its
+  endpoint from v16 on: KIP-951) or UNKNOWN_LEADER_EPOCH. `last_fetched_epoch` (v12+) that was cut back answers its end
+  as `diverging_epoch` and no records.
+* OFFSET_OUT_OF_RANGE tells the log's start and high watermark, so that a client need not ask for them.
+* Without transactions the last stable offset is the high watermark. The aborted list is null for read_uncommitted
+  and empty for read_committed; records are empty, never null: Kafka's way in both.
+* zstd batches are told only from v10 on: UNSUPPORTED_COMPRESSION_TYPE before. Replica ids and racks are ignored: there
+  are no followers to read from, and every worker is as near to the data as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+from redbroker.broker.api import api
+from redbroker.broker.context import Context
+from redbroker.broker.sessions import WantedPartition
+from redbroker.engine.log import Read, ReadResult
+from redbroker.engine.topics import Topic
+from redbroker.errors import ErrorCode, KafkaError
+from redbroker.wire.records import read_header, stamp
+
+API = api(
+    key=1,
+    name="Fetch",
+    versions="4-18",
+    flexible="12+",
+    parks=True,
+    in_turn=True,
+    request="""
+        cluster_id                      str     12+  ?12+  #0  =null
+        replica_id                      i32     0-14  =-1
+        replica_state                   {}      15+  #1
+            replica_id                  i32     15+  =-1
+            replica_epoch               i64     15+  =-1
+        max_wait_ms                     i32
+        min_bytes                       i32
+        max_bytes                       i32     3+   =0x7fffffff
+        isolation_level                 i8      4+
+        session_id                      i32     7+
+        session_epoch                   i32     7+   =-1
+        topics                          []
+            topic                       str     0-12
+            topic_id                    uuid    13+
+            partitions                  []
+                partition               i32
+                current_leader_epoch    i32     9+   =-1
+                fetch_offset            i64
+                last_fetched_epoch      i32     12+  =-1
+                log_start_offset        i64     5+   =-1
+                partition_max_bytes     i32
+                replica_directory_id    uuid    17+  #0
+                high_watermark          i64     18+  #1  =9223372036854775807
+        forgotten_topics_data           []      7+
+            topic                       str     7-12
+            topic_id                    uuid    13+
+            partitions                  []i32   7+
+        rack_id                         str     11+
+    """,
+    response="""
+        throttle_time_ms                i32     1+
+        error_code                      i16     7+
+        session_id                      i32     7+
+        responses                       []
+            topic                       str     0-12
+            topic_id                    uuid    13+
+            partitions                  []
+                partition_index         i32
+                error_code              i16
+                high_watermark          i64
+                last_stable_offset      i64     4+   =-1
+                log_start_offset        i64     5+   =-1
+                diverging_epoch         {}      12+  #0
+                    epoch               i32     12+  =-1
+                    end_offset          i64     12+  =-1
+                current_leader          {}      12+  #1
+                    leader_id           i32     12+  =-1
+                    leader_epoch        i32     12+  =-1
+                snapshot_id             {}      12+  #2
+                    end_offset          i64     0+   =-1
+                    epoch               i32     0+   =-1
+                aborted_transactions    []      4+   ?4+
+                    producer_id         i64     4+
+                    first_offset        i64     4+
+                preferred_read_replica  i32     11+  =-1
+                records                 records
+        node_endpoints                  []      16+  #0
+            node_id                     i32     16+
+            host                        str     16+
+            port                        i32     16+
+            rack                        str     16+  ?16+  =null
+    """,
+)
+Response = API.Response
+TopicAnswer = API.response.struct("responses")
+Answer = API.response.struct("responses.partitions")
+Diverging = API.response.struct("responses.partitions.diverging_epoch")
+Leader = API.response.struct("responses.partitions.current_leader")
+Node = API.response.struct("node_endpoints")
+
+IDS_FROM = 13
+ZSTD_FROM, ZSTD = 10, 4
+READ_COMMITTED = 1
+
+Outcome = ReadResult | KafkaError
+Reading = tuple[WantedPartition, Topic, Read]
+
+
+@API
+async def fetch(request: Any, ctx: Context) -> Any:
+    """Resolve the session's partitions, read until there is enough, answer what is new to the session."""
+    session = ctx.server.fetch_sessions.open(request, ctx.version)
+    if session.error:
+        ctx.error_code = session.error
+        return Response(error_code=session.error)
+    answers: dict[WantedPartition, Any] = {}
+    readings: list[Reading] = []
+    for wanted in session.partitions:
+        topic = find_topic(wanted, ctx)
+        if isinstance(topic, KafkaError):
+            answers[wanted] = refused(wanted, topic, request)
+            continue
+        read = Read(topic, wanted.partition, wanted.fetch_offset, max(0, wanted.max_bytes), wanted.current_leader_epoch)
+        readings.append((wanted, topic, read))
+    readings = await diverged(readings, answers, request, ctx)
+    outcomes = await read_enough([read for _, _, read in readings], request, ctx, at_once=bool(answers))
+    for (wanted, _, _), outcome in zip(readings, outcomes, strict=True):
+        answers[wanted] = (
+            refused(wanted, outcome, request)
+            if isinstance(outcome, KafkaError)
+            else told(wanted, outcome, request, ctx.version)
+        )
+    nodes = await explain(readings, answers, ctx)
+    sent = session.filter([(wanted, answers[wanted]) for wanted in session.partitions])
+    return Response(
+        error_code=session.error, session_id=session.session_id, responses=by_topic(sent), node_endpoints=nodes
+    )
+
+
+@API.refuse
+def refuse(request: Any, error: KafkaError, version: int) -> Any:
+    """The whole request failed: every named partition gets the error; the session is lost and made anew."""
+    if version >= 7:
+        return Response(error_code=error.code)
+    return Response(
+        responses=[
+            TopicAnswer(
+                topic=topic.topic,
+                topic_id=topic.topic_id,
+                partitions=[Answer(wanted.partition, error.code, -1, records=b"") for wanted in topic.partitions],
+            )
+            for topic in request.topics
+        ]
+    )
+
+
+def find_topic(wanted: WantedPartition, ctx: Context) -> Topic | KafkaError:
+    """The topic of a wanted partition, by id from v13 on, or why there is none."""
+    topics = ctx.engine.topics
+    by_id = ctx.version >= IDS_FROM
+    topic = topics.by_id(wanted.topic_id) if by_id else topics.get(wanted.topic)
+    if topic is None:
+        return KafkaError(ErrorCode.UNKNOWN_TOPIC_ID if by_id else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+    if not 0 <= wanted.partition < topic.partitions:
+        return KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+    return topic
+
+
+async def read_enough(reads: Sequence[Read], request: Any, ctx: Context, *, at_once: bool) -> Sequence[Outcome]:
+    """The last of as many reads as it takes; `at_once` when something is to be told already."""
+    if not reads:
+        return ()
+    log, settings = ctx.engine.log, ctx.settings
+    max_bytes = min(max(0, request.max_bytes), settings.fetch_bytes_max)
+    min_bytes = min(request.min_bytes, max_bytes)
+    deadline = monotonic() + min(max(0, request.max_wait_ms), settings.fetch_wait_ms_max) / 1000
+    while True:
+        # A deadline that passed before this read began makes it the "once more" one.
+        last = at_once or monotonic() >= deadline
+        outcomes = await log.read(reads, max_bytes=max_bytes)
+        if last:
+            return outcomes
+        results = [
+            (read, outcome)
+            for read, outcome in zip(reads, outcomes, strict=True)
+            if not isinstance(outcome, KafkaError)
+        ]
+        missing_bytes = min_bytes - sum(result.nbytes for _, result in results)
+        if missing_bytes <= 0 or len(results) < len(reads) or ctx.server.draining.is_set():
+            return outcomes
+        left_s = deadline - monotonic()
+        if left_s > 0:
+            # Drained meanwhile: the next round reads once more and returns.
+            await ctx.server.parked(log.wait(results, missing_bytes, left_s), False)
+
+
+def told(wanted: WantedPartition, result: ReadResult, request: Any, version: int) -> Any:
+    """The answer of a partition that was read."""
+    records: list[Any] = []
+    for batch, base_offset, leader_epoch in result.batches:
+        if version < ZSTD_FROM and read_header(batch).codec == ZSTD:
+            return refused(wanted, KafkaError(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE), request)
+        records += stamp(batch, base_offset, leader_epoch)
+    return Answer(
+        wanted.partition, ErrorCode.NONE, result.next, result.next, result.log_start,
+        aborted_transactions=() if request.isolation_level == READ_COMMITTED else None,
+        records=records or b"",
+    )  # fmt: skip
+
+
+def refused(wanted: WantedPartition, error: KafkaError, request: Any) -> Any:
+    """The answer of a partition that could not be read; offsets are unknown (-1)."""
+    return Answer(
+        wanted.partition, error.code, -1,
+        aborted_transactions=() if request.isolation_level == READ_COMMITTED else None, records=b"",
+    )  # fmt: skip
+
+
+async def diverged(
+    readings: list[Reading], answers: dict[WantedPartition, Any], request: Any, ctx: Context
+) -> list[Reading]:
+    """Answers the partitions whose last fetched epoch ended before the wanted offset; gives those left to read."""
+    claims = [(wanted, topic) for wanted, topic, _ in readings if wanted.last_fetched_epoch >= 0]
+    if not claims:
+        return readings
+    ends = await ctx.engine.log.epoch_end([(topic, one.partition, one.last_fetched_epoch) for one, topic in claims])
+    for (wanted, _), end in zip(claims, ends, strict=True):
+        if isinstance(end, KafkaError):
+            answers[wanted] = refused(wanted, end, request)
+        elif end[0] < 0:
+            answers[wanted] = refused(wanted, KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE), request)
+        elif end[0] < wanted.last_fetched_epoch or end[1] < wanted.fetch_offset:
+            answers[wanted] = refused(wanted, KafkaError(ErrorCode.NONE), request)
+            answers[wanted].diverging_epoch = Diverging(epoch=end[0], end_offset=end[1])
+    return [reading for reading in readings if reading[0] not in answers]
+
+
+async def explain(readings: Sequence[Reading], answers: dict[WantedPartition, Any], ctx: Context) -> list[Any]:
+    """Adds to errors what spares the client a request: the log's range, the current leader. Gives their endpoints."""
+    wrong = [(answers[wanted], topic) for wanted, topic, _ in readings if answers[wanted].error_code in EXPLAINED]
+    if not wrong:
+        return []
+    nodes = {}
+    bounds = await ctx.engine.log.bounds([(topic, answer.partition_index) for answer, topic in wrong])
+    for (answer, topic), bound in zip(wrong, bounds, strict=True):
+        if isinstance(bound, KafkaError):
+            continue
+        if answer.error_code == ErrorCode.OFFSET_OUT_OF_RANGE:
+            answer.high_watermark = answer.last_stable_offset = bound.next
+            answer.log_start_offset = bound.log_start
+        else:
+            leader = ctx.engine.workers.leader(topic.name, answer.partition_index)
+            answer.current_leader = Leader(leader_id=leader.node_id, leader_epoch=bound.leader_epoch)
+            nodes[leader.node_id] = Node(leader.node_id, leader.host, leader.port, leader.rack)
+    return list(nodes.values())
+
+
+EXPLAINED = frozenset({ErrorCode.OFFSET_OUT_OF_RANGE, ErrorCode.FENCED_LEADER_EPOCH})
+
+
+def by_topic(sent: Sequence[tuple[WantedPartition, Any]]) -> list[Any]:
+    """Partition answers gathered under their topics, in the order of each topic's first."""
+    topics: dict[Any, Any] = {}
+    for wanted, answer in sent:
+        key = wanted.topic or wanted.topic_id
+        topic = topics.get(key)
+        if topic is None:
+            topic = topics[key] = TopicAnswer(topic=wanted.topic, topic_id=wanted.topic_id, partitions=[])
+        topic.partitions.append(answer)
+    return list(topics.values())
