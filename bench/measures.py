@@ -1,0 +1,71 @@
+"""What is measured: one line each, with unit and target.
+
+A target is either a bound on the value (`at_least`, `at_most`) or, where the machine decides the value, a bound on
+the ratio to tansu measured in the same round (`ratio_at_least`). A target holds for the contenders named in
+`judged`; the other contenders are measured for information.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Every RedBroker contender.
+REDBROKER = ("valkey", "redis", "dev")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number: `unit` is shown behind it, `digits` are the decimals worth showing."""
+
+    name: str
+    title: str
+    unit: str
+    digits: int = 0
+    ratio_at_least: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    judged: tuple[str, ...] = REDBROKER
+
+    @property
+    def target(self) -> str:
+        """The target as people read it."""
+        if self.ratio_at_least is not None:
+            return f"≥ {self.ratio_at_least:g} × tansu"
+        if self.at_least is not None:
+            return f"≥ {self.at_least:,g} {self.unit}"
+        return "" if self.at_most is None else f"≤ {self.at_most:,g} {self.unit}"
+
+    def passes(self, contender: str, value: float, ratio: float | None) -> bool | None:
+        """Whether the target holds; None where this contender is not judged or there is nothing to compare with."""
+        if contender not in self.judged:
+            return None
+        if self.ratio_at_least is not None:
+            return None if ratio is None else ratio >= self.ratio_at_least
+        if self.at_least is not None:
+            return value >= self.at_least
+        return None if self.at_most is None else value <= self.at_most
+
+
+MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        Measure("produce_1k", "batched produce, 1 KiB, acks=all", "records/s", ratio_at_least=0.9),
+        Measure("produce_100", "batched produce, 100 B, acks=all", "records/s", ratio_at_least=1.0),
+        Measure("consume_1k", "consume, 1 KiB", "records/s", ratio_at_least=0.9),
+        Measure("consume_100", "consume, 100 B", "records/s", ratio_at_least=1.0),
+        Measure("serial_p50", "serial produce latency, p50", "ms", 2, at_most=0.3),
+        Measure("serial_p99", "serial produce latency, p99", "ms", 2, at_most=1.0),
+        Measure("end_to_end_p50", "produce to consumer, paced 200/s, p50", "ms", 2, at_most=1.0),
+        Measure("end_to_end_p99", "produce to consumer, paced 200/s, p99", "ms", 2, at_most=5.0),
+        Measure("one_record", "one-record produce requests, 16 × 4 in flight", "requests/s", at_least=20_000),
+        Measure(
+            "append_scripts",
+            "append scripts, pipelined, 256 callers, 100 B",
+            "scripts/s",
+            at_least=100_000,
+            judged=("valkey", "redis"),
+        ),
+        Measure("start", "start to the first ApiVersions answer", "ms", at_most=700, judged=("dev",)),
+        Measure("idle_memory", "idle broker process, resident", "MB", 1, at_most=80),
+    )
+}

@@ -1,0 +1,153 @@
+"""Which clients run against a fresh contender, and with which sizes.
+
+A workload gets a contender, starts it empty, runs its clients and gives one `Sample` per measure. Sizes are chosen so
+that a measurement takes one to three seconds on two cores; `--quick` takes smaller ones.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.contenders import Contender, Running
+from bench.servers import resident_megabytes
+
+CLIENT_SECONDS_MAX = 180.0
+
+
+class ClientError(RuntimeError):
+    """A load generator failed; the message is the end of what it said."""
+
+
+@dataclass
+class Sample:
+    """One measured value; `cpu_us` is CPU time per record by role (client, broker, storage), in microseconds."""
+
+    value: float
+    cpu_us: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much load: full or quick."""
+
+    records_1k: int
+    records_100: int
+    serial_records: int
+    paced_records: int
+    window_seconds: float
+
+
+FULL = Sizes(400_000, 1_000_000, 3_000, 600, 2.0)
+QUICK = Sizes(150_000, 500_000, 1_000, 200, 1.0)
+
+Samples = dict[str, Sample]
+
+
+def run_client(name: str, running: Running, **arguments: Any) -> tuple[dict[str, Any], dict[str, float]]:
+    """Runs one load generator in its own process; gives what it printed and the CPU time per record by role."""
+    before = running.cpu()
+    command = [sys.executable, "-m", f"bench.clients.{name}", json.dumps(arguments)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CLIENT_SECONDS_MAX, check=False)
+    except subprocess.TimeoutExpired:
+        raise ClientError(f"{name} took longer than {CLIENT_SECONDS_MAX:g} s") from None
+    if done.returncode:
+        raise ClientError(f"{name}: {done.stderr.strip()[-1500:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    after = running.cpu()
+    servers = {role: (after[role] - before[role]) / answer["served"] * 1e6 for role in after}
+    return answer, {"client": answer["cpu_us"], **servers}
+
+
+def bulk(contender: Contender, records: int, record_bytes: int, suffix: str) -> Samples:
+    """Batched produce into an empty broker, then everything read back from it."""
+    with contender.run() as running:
+        topic = f"bulk-{suffix}"
+        to = {"bootstrap": running.bootstrap, "topic": topic}
+        sent, sent_cpu = run_client("produce", running, **to, records=records, record_bytes=record_bytes)
+        read, read_cpu = run_client("consume", running, **to, records=sent["served"])
+    return {
+        f"produce_{suffix}": Sample(sent["records_per_s"], sent_cpu),
+        f"consume_{suffix}": Sample(read["records_per_s"], read_cpu),
+    }
+
+
+def bulk_1k(contender: Contender, sizes: Sizes) -> Samples:
+    """Records of 1 KiB."""
+    return bulk(contender, sizes.records_1k, 1024, "1k")
+
+
+def bulk_100(contender: Contender, sizes: Sizes) -> Samples:
+    """Records of 100 bytes."""
+    return bulk(contender, sizes.records_100, 100, "100")
+
+
+def latency(contender: Contender, sizes: Sizes) -> Samples:
+    """Serial produce, then paced records from a producer to a waiting consumer."""
+    with contender.run() as running:
+        to: dict[str, Any] = {"bootstrap": running.bootstrap, "record_bytes": 100}
+        serial, serial_cpu = run_client("serial", running, **to, topic="serial", records=sizes.serial_records)
+        paced, paced_cpu = run_client(
+            "end_to_end", running, **to, topic="paced", records=sizes.paced_records, records_per_s=200
+        )
+    return {
+        "serial_p50": Sample(serial["p50_ms"], serial_cpu),
+        "serial_p99": Sample(serial["p99_ms"], serial_cpu),
+        "end_to_end_p50": Sample(paced["p50_ms"], paced_cpu),
+        "end_to_end_p99": Sample(paced["p99_ms"], paced_cpu),
+    }
+
+
+def one_record(contender: Contender, sizes: Sizes) -> Samples:
+    """Many small produce requests at once."""
+    with contender.run() as running:
+        load: dict[str, Any] = {"connections": 16, "in_flight": 4, "seconds": sizes.window_seconds, "record_bytes": 100}
+        answer, cpu = run_client("one_record", running, bootstrap=running.bootstrap, topic="one-record", **load)
+    return {"one_record": Sample(answer["requests_per_s"], cpu)}
+
+
+def append_scripts(contender: Contender, sizes: Sizes) -> Samples:
+    """The storage connection alone, without a broker."""
+    with contender.storage() as running:
+        load: dict[str, Any] = {"callers": 256, "seconds": sizes.window_seconds, "record_bytes": 100}
+        answer, cpu = run_client("append_scripts", running, url=running.storage_url, **load)
+    return {"append_scripts": Sample(answer["scripts_per_s"], cpu)}
+
+
+def start(contender: Contender, sizes: Sizes) -> Samples:
+    """From exec to the first answer, and the memory of the broker process a while later, without any client."""
+    with contender.run() as running:
+        time.sleep(sizes.window_seconds)
+        return {
+            "start": Sample(running.start_s * 1e3),
+            "idle_memory": Sample(resident_megabytes(running.pids["broker"])),
+        }
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One function above, the measures it gives and the contenders it is for (empty: all)."""
+
+    run: Callable[[Contender, Sizes], Samples]
+    measures: Sequence[str]
+    contenders: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+
+WORKLOADS = (
+    Workload(start, ("start", "idle_memory")),
+    Workload(append_scripts, ("append_scripts",), ("valkey", "redis")),
+    Workload(one_record, ("one_record",)),
+    Workload(latency, ("serial_p50", "serial_p99", "end_to_end_p50", "end_to_end_p99")),
+    Workload(bulk_1k, ("produce_1k", "consume_1k")),
+    Workload(bulk_100, ("produce_100", "consume_100")),
+)
