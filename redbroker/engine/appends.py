@@ -1,0 +1,195 @@
+"""Group append: the batches that arrive for one partition in one turn of the event loop go in one script call.
+
+Reading a partition's state, asking for the replication id and announcing the new end cost the same for one batch as
+for sixty-four; XADD itself is a fifth of it. Producers that wait together therefore pay together, and a lone producer
+waits for nobody: the group leaves at the end of the turn it was begun in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redbroker.engine.partition import Partition
+from redbroker.engine.scripts import script
+from redbroker.errors import ErrorCode, KafkaError
+
+if TYPE_CHECKING:
+    from redbroker.engine.connection import Storage
+    from redbroker.engine.tail import Tail
+    from redbroker.wire.records import BatchHeader
+
+GROUP_BATCHES_MAX = 64
+GROUP_BYTES_MAX = 4 * 1024 * 1024
+NO_PRODUCER = -1
+
+
+class Appended(NamedTuple):
+    """Where a batch was stored: its first offset, the partition's log start, and the leader epoch it got."""
+
+    base_offset: int
+    log_start: int
+    leader_epoch: int
+    duplicate: bool
+
+
+class Waiting(NamedTuple):
+    """One batch in a group, and who waits for its answer."""
+
+    header: BatchHeader
+    batch: bytes | memoryview
+    answer: asyncio.Future[Appended | KafkaError]
+
+
+class Group(NamedTuple):
+    """What may share a script call: same partition, same copies to wait for, same answer to a lost connection."""
+
+    partition: Partition
+    copies: int
+    once: bool
+
+
+class Appends:
+    """Collects batches per partition and turn, sends them, and hands each its own answer."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        tail: Tail,
+        reopen: Callable[[Partition], Awaitable[None]],
+        expiration_s: int,
+        producers_max: int,
+    ) -> None:
+        self._storage = storage
+        self._tail = tail
+        self._reopen = reopen
+        self._limits = (expiration_s, producers_max)
+        self._script = script("append")
+        self._groups: dict[Group, list[Waiting]] = {}
+        self._timeout_ms: dict[Group, int] = {}
+        self._healing: set[asyncio.Task[None]] = set()
+
+    def submit(
+        self, partition: Partition, batch: bytes | memoryview, header: BatchHeader, copies: int, timeout_ms: int
+    ) -> asyncio.Future[Appended | KafkaError]:
+        """Queue one batch; the future gives `Appended` or a KafkaError as a value, never raises.
+
+        A batch without a producer id cannot be told from its own repetition, so it is sent at most once.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Appended | KafkaError] = loop.create_future()
+        group = Group(partition, copies, header.producer_id == NO_PRODUCER)
+        if not self._groups:
+            loop.call_soon(self._flush)
+        self._groups.setdefault(group, []).append(Waiting(header, batch, answer))
+        self._timeout_ms[group] = max(timeout_ms, self._timeout_ms.get(group, 0))
+        return answer
+
+    async def close(self) -> None:
+        """Stop healing; batches already sent are answered by the storage."""
+        for task in self._healing:
+            task.cancel()
+        await asyncio.gather(*self._healing, return_exceptions=True)
+
+    def _flush(self) -> None:
+        groups, self._groups = self._groups, {}
+        timeouts, self._timeout_ms = self._timeout_ms, {}
+        for group, members in groups.items():
+            some: list[Waiting] = []
+            nbytes = 0
+            for member in members:
+                if some and (len(some) == GROUP_BATCHES_MAX or nbytes + len(member.batch) > GROUP_BYTES_MAX):
+                    self._send(group, some, timeouts[group])
+                    some, nbytes = [], 0
+                some.append(member)
+                nbytes += len(member.batch)
+            self._send(group, some, timeouts[group])
+
+    def _send(self, group: Group, members: list[Waiting], timeout_ms: int, healed: bool = False) -> None:
+        partition, copies, once = group
+        keys = partition.keys
+        words: list[Any] = [partition.topic_id, copies, *self._limits]
+        for header, batch, _ in members:
+            words += (
+                header.count,
+                header.max_timestamp,
+                header.producer_id,
+                header.producer_epoch,
+                header.base_sequence,
+                batch,
+            )
+        named = (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail)
+        if copies > 1:
+            reply: asyncio.Future[Any] = self._storage.run_acked(
+                self._script, named, words, replicas=copies - 1, timeout_ms=timeout_ms, once=once
+            )
+        else:
+            reply = self._storage.run(self._script, named, words, once=once)
+
+        def settle(reply: asyncio.Future[Any]) -> None:
+            error = None if reply.cancelled() else reply.exception()
+            if isinstance(error, KafkaError):
+                if error.code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION and not healed:
+                    self._heal(group, members, timeout_ms)
+                else:
+                    give(members, error)
+            elif error is not None or reply.cancelled():
+                give(members, KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR, f"The append failed: {error!r}."))
+            elif copies > 1:
+                self._answer(partition, members, *reply.result(), copies)
+            else:
+                self._answer(partition, members, reply.result(), 0, 1)
+
+        reply.add_done_callback(settle)
+
+    def _answer(self, partition: Partition, members: list[Waiting], reply: list[Any], acked: int, copies: int) -> None:
+        log_start, epoch, next_offset, written, *answers = reply
+        self._tail.announce(partition.keys.tail, next_offset, written)
+        if acked + 1 < copies:
+            give(
+                members,
+                KafkaError(
+                    ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+                    f"{acked + 1} of {copies} copies (min.insync.replicas) had the batch in time.",
+                ),
+            )
+            return
+        for member, answer in zip(members, answers, strict=True):
+            if member.answer.done():
+                continue
+            if isinstance(answer, int):
+                member.answer.set_result(Appended(answer, log_start, epoch, False))
+            elif isinstance(answer, list):
+                member.answer.set_result(Appended(answer[0], log_start, epoch, True))
+            else:
+                header = member.header
+                member.answer.set_result(
+                    KafkaError(
+                        ErrorCode[answer.decode()],
+                        f"{partition.name}: producer {header.producer_id} epoch {header.producer_epoch}"
+                        f" sent sequence {header.base_sequence}.",
+                    )
+                )
+
+    def _heal(self, group: Group, members: list[Waiting], timeout_ms: int) -> None:
+        """The partition was never opened (its creator died in between): open it, then send once more."""
+
+        async def again() -> None:
+            try:
+                await self._reopen(group.partition)
+            except KafkaError as error:
+                give(members, error)
+            else:
+                self._send(group, members, timeout_ms, healed=True)
+
+        task = asyncio.get_running_loop().create_task(again())
+        self._healing.add(task)
+        task.add_done_callback(self._healing.discard)
+
+
+def give(members: list[Waiting], error: KafkaError) -> None:
+    """One answer for everybody in the group."""
+    for member in members:
+        if not member.answer.done():
+            member.answer.set_result(error)

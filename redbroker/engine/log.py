@@ -1,0 +1,460 @@
+"""The log of a partition on a Redis Stream: append, read, wait, bounds, find_time, trim, epoch_end.
+
+A stream entry is a whole Kafka RecordBatch v2, the bytes the producer sent, under `<leader epoch>-<last offset>`
+(see `keys.py`). Every verb takes a list and gives a list in the same order: all calls of one loop turn travel in one
+pipeline per Redis node, so a request costs one round trip however many partitions it names. What is refused for one
+partition is a `KafkaError` value in its place and never harms the others.
+
+    append ── group per partition and turn ── append.lua (+ WAIT on the acks connection)
+    read   ── look.lua, XRANGE in one pipeline ── entries between log start and log end
+    wait   ── sharded pub/sub, announced by the append script itself
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from struct import Struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redbroker.config import Settings
+from redbroker.engine.appends import Appended, Appends
+from redbroker.engine.partition import Partition
+from redbroker.engine.scripts import script
+from redbroker.engine.times import first_at_or_after, latest_record
+from redbroker.errors import ErrorCode, KafkaError
+
+if TYPE_CHECKING:
+    from redbroker.engine.connection import Storage
+    from redbroker.engine.tail import Tail
+    from redbroker.engine.topics import Topic
+    from redbroker.wire.records import BatchHeader
+
+__all__ = ["Append", "Appended", "Bounds", "EpochEnd", "Log", "Read", "ReadResult", "StoredBatch"]
+
+LAST_OFFSET_DELTA = Struct(">i").unpack_from  # at byte 23 of a batch
+TRIM_ENTRIES = 1_000
+FIND_ENTRIES = 64
+OPEN_AT_ONCE = 1_000
+DROPPED_MARKER_MS = 600_000
+
+
+class Append(NamedTuple):
+    """One validated batch for one partition."""
+
+    topic: Topic
+    partition: int
+    batch: bytes | memoryview
+    header: BatchHeader
+
+
+class Read(NamedTuple):
+    """What to read of one partition; `leader_epoch` is what the client believes (-1: it does not say, KIP-320)."""
+
+    topic: Topic
+    partition: int
+    offset: int
+    max_bytes: int
+    leader_epoch: int = -1
+
+
+class StoredBatch(NamedTuple):
+    """A batch as the producer sent it, and what belongs in its baseOffset and partitionLeaderEpoch."""
+
+    batch: bytes
+    base_offset: int
+    leader_epoch: int
+
+
+class ReadResult(NamedTuple):
+    """Batches from the asked offset on (the first may begin before it), and the log around them.
+
+    `next` is the log end, which is also high watermark and last stable offset for now; `written` counts the bytes
+    appended ever and is what `wait` compares with.
+    """
+
+    log_start: int
+    next: int
+    leader_epoch: int
+    written: int
+    batches: list[StoredBatch]
+    nbytes: int
+
+
+class Bounds(NamedTuple):
+    """Where a log starts and ends; `nbytes` is exact to 64 batches or one MiB; `max_timestamp` is -1 when empty."""
+
+    log_start: int
+    next: int
+    leader_epoch: int
+    nbytes: int
+    max_timestamp: int
+
+
+class EpochEnd(NamedTuple):
+    """Where the newest epoch at or below the asked one ends, and the leader epoch now (-1, -1 where unknown)."""
+
+    epoch: int
+    end_offset: int
+    leader_epoch: int
+
+
+class Look(NamedTuple):
+    """The answer of look.lua."""
+
+    log_start: int
+    next: int
+    leader_epoch: int
+    since: int
+    written: int
+    batches: int
+    trimmed: int
+    largest: int
+    time: int
+    time_at: int
+
+
+class Log:
+    """The logs of all partitions, over one storage."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        tail: Tail,
+        settings: Settings,
+        *,
+        copies: Callable[[Topic], int] = lambda topic: 1,
+        exists: Callable[[Topic], Awaitable[bool]] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`copies` tells how many copies acks=all waits for; `exists` asks Redis whether a topic still is."""
+        self._now = now
+        self._storage = storage
+        self._tail = tail
+        self._prefix = settings.key_prefix
+        self._overshoot = settings.read_overshoot_bytes
+        self._copies = copies
+        self._exists = exists
+        self._partitions: dict[tuple[Any, int], Partition] = {}
+        self._topics: dict[str, Topic] = {}
+        self._look_script = script("look")
+        self._appends = Appends(
+            storage, tail, self._reopen, settings.producer_id_expiration_ms // 1000, settings.producers_max
+        )
+
+    async def close(self) -> None:
+        """Stop what runs in the background."""
+        await self._appends.close()
+
+    # --- append ----------------------------------------------------------------------------------------------
+
+    async def append(self, entries: Sequence[Append], *, acks: int, timeout_ms: int) -> list[Appended | KafkaError]:
+        """Store batches; acks=-1 answers when `min.insync.replicas` copies have them, else when the master has.
+
+        A duplicate of an idempotent producer's recent batch gets its first answer again. Refusals: OUT_OF_ORDER_SEQUENCE_NUMBER,
+        INVALID_PRODUCER_EPOCH, NOT_ENOUGH_REPLICAS (nothing written), NOT_ENOUGH_REPLICAS_AFTER_APPEND (written, too few
+        copies yet), REQUEST_TIMED_OUT (unknown whether written), NOT_LEADER_OR_FOLLOWER (not written), KAFKA_STORAGE_ERROR.
+        """
+        answers = [
+            self._appends.submit(
+                self._partition(entry.topic, entry.partition),
+                entry.batch,
+                entry.header,
+                self._copies(entry.topic) if acks == -1 else 1,
+                timeout_ms,
+            )
+            for entry in entries
+        ]
+        return [await answer for answer in answers]
+
+    # --- read ------------------------------------------------------------------------------------------------
+
+    async def read(self, reads: Sequence[Read], *, max_bytes: int) -> list[ReadResult | KafkaError]:
+        """Whole batches from each offset on, in the order asked, until `max_bytes` are gathered.
+
+        A partition gives at most its own `max_bytes`, but never less than one batch while anything of `max_bytes`
+        is left, so an oversized batch cannot stall a reader. Refusals: OFFSET_OUT_OF_RANGE, FENCED_LEADER_EPOCH,
+        UNKNOWN_LEADER_EPOCH, UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID, NOT_LEADER_OR_FOLLOWER.
+        """
+        results: list[ReadResult | KafkaError] = []
+        at, left = 0, max_bytes
+        while at < len(reads):
+            end, asked = at, 0  # a wave: as many partitions as can be answered in full, in one round trip
+            while end < len(reads) and (end == at or left <= 0 or asked + reads[end].max_bytes <= left):
+                asked += reads[end].max_bytes
+                end += 1
+            wave = (
+                await asyncio.gather(*(self._read(read, min(read.max_bytes, left)) for read in reads[at:end]))
+                if (end - at > 1)
+                else [await self._read(reads[at], min(reads[at].max_bytes, left))]
+            )
+            results += wave
+            left -= sum(result.nbytes for result in wave if isinstance(result, ReadResult))
+            at = end
+        return results
+
+    async def _read(self, read: Read, budget: int) -> ReadResult | KafkaError:
+        partition = self._partition(read.topic, read.partition)
+        batches: list[StoredBatch] = []
+        nbytes, offset = 0, read.offset
+        try:
+            if not partition.knows(read.offset):
+                await self._learn(read.topic, partition, read.offset)
+            while True:
+                believed = partition.epoch
+                looking = self._look(partition)
+                ranging = self._range(partition, offset, budget - nbytes) if budget > 0 else None
+                try:
+                    look = Look._make(await looking)
+                except KafkaError as error:
+                    if ranging is not None:
+                        ranging.cancel()
+                    if error.code != ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
+                        return error
+                    look = await self._look_opened(read.topic, partition)
+                    continue
+                refusal = refuse_read(read, look, partition)
+                entries = await ranging if ranging is not None else []
+                if refusal is not None:
+                    return refusal
+                self._note(partition, look)
+                if look.leader_epoch != believed:  # read under another master's epochs: forget it, begin again
+                    await self._learn(read.topic, partition, read.offset)
+                    batches, nbytes, offset = [], 0, read.offset
+                    continue
+                for id_, (_, batch) in entries:
+                    epoch, _, last_text = id_.partition(b"-")
+                    last = int(last_text)
+                    if last < offset:
+                        continue
+                    if last >= look.next or (batches and nbytes + len(batch) > budget):
+                        return ReadResult(look.log_start, look.next, look.leader_epoch, look.written, batches, nbytes)
+                    batches.append(StoredBatch(batch, last - LAST_OFFSET_DELTA(batch, 23)[0], int(epoch)))
+                    nbytes += len(batch)
+                    offset = last + 1
+                if not entries or offset >= look.next or nbytes >= budget:
+                    return ReadResult(look.log_start, look.next, look.leader_epoch, look.written, batches, nbytes)
+        except KafkaError as error:
+            return error
+
+    # --- wait ------------------------------------------------------------------------------------------------
+
+    async def wait(self, reads: Sequence[tuple[Read, ReadResult]], missing_bytes: int, timeout_s: float) -> bool:
+        """Until `missing_bytes` more were appended to these partitions (True, perhaps too early) or time ran out."""
+        known = {self._partition(read.topic, read.partition).keys.tail: result.written for read, result in reads}
+        return await self._tail.wait(known, missing_bytes, timeout_s)
+
+    # --- where things are ------------------------------------------------------------------------------------
+
+    async def bounds(self, partitions: Sequence[tuple[Topic, int]]) -> list[Bounds | KafkaError]:
+        """Log start, log end, leader epoch, size and largest timestamp of each partition."""
+
+        async def one(topic: Topic, number: int) -> Bounds:
+            look = await self._look_opened(topic, self._partition(topic, number))
+            return Bounds(look.log_start, look.next, look.leader_epoch, look.written - look.trimmed, look.time)
+
+        return await values(one(topic, number) for topic, number in partitions)
+
+    async def find_time(
+        self, wants: Sequence[tuple[Topic, int, int]]
+    ) -> list[tuple[int, int, int] | None | KafkaError]:
+        """(offset, timestamp, leader epoch) of the first record at or after a time; None: no record is that young."""
+
+        async def one(topic: Topic, number: int, timestamp: int) -> tuple[int, int, int] | None:
+            partition = self._partition(topic, number)
+            keys = partition.keys
+            look = await self._look_opened(topic, partition)
+            go_on_from = look.log_start
+            while True:
+                found, go_on_from, _, *entry = await self._storage.run(
+                    script("find_time"),
+                    (keys.log, keys.state, keys.epochs, keys.times),
+                    (partition.topic_id, timestamp, go_on_from, FIND_ENTRIES),
+                )
+                if found:
+                    hit = first_at_or_after(stored(entry[0], entry[1]), timestamp, look.log_start)
+                    if hit is not None:
+                        return hit
+                    go_on_from = int(entry[0].partition(b"-")[2]) + 1  # its young records lie before the log start
+                elif go_on_from < 0:
+                    return None
+
+        return await values(one(topic, number, timestamp) for topic, number, timestamp in wants)
+
+    async def find_max_time(
+        self, partitions: Sequence[tuple[Topic, int]]
+    ) -> list[tuple[int, int, int] | None | KafkaError]:
+        """(offset, timestamp, leader epoch) of the record with the largest timestamp (KIP-734); None: no records."""
+
+        async def one(topic: Topic, number: int) -> tuple[int, int, int] | None:
+            partition = self._partition(topic, number)
+            look = await self._look_opened(topic, partition)
+            if look.log_start >= look.next:
+                return None
+            if look.time_at >= look.log_start:
+                if not partition.knows(look.time_at):
+                    await self._learn(topic, partition, look.time_at)
+                entries = await self._range(partition, look.time_at, 1, count=1)
+                return latest_record([stored(id_, batch) for id_, (_, batch) in entries], look.log_start)
+            best = None  # the youngest record was trimmed away: look through what is left
+            offset = look.log_start
+            while offset < look.next:
+                if not partition.knows(offset):
+                    await self._learn(topic, partition, offset)
+                entries = await self._range(partition, offset, self._overshoot)
+                if not entries:
+                    break
+                found = latest_record([stored(id_, batch) for id_, (_, batch) in entries], look.log_start)
+                if found is not None and (best is None or found[1] > best[1]):
+                    best = found
+                offset = int(entries[-1][0].partition(b"-")[2]) + 1
+            return best
+
+        return await values(one(topic, number) for topic, number in partitions)
+
+    async def epoch_end(self, wants: Sequence[tuple[Topic, int, int]]) -> list[EpochEnd | KafkaError]:
+        """Where each asked leader epoch ends (OffsetForLeaderEpoch, KIP-320): clients compare it with what they hold."""
+
+        async def one(topic: Topic, number: int, epoch: int) -> EpochEnd:
+            partition = self._partition(topic, number)
+            await self._look_opened(topic, partition)
+            keys = (partition.keys.state, partition.keys.epochs)
+            return EpochEnd._make(await self._storage.run(script("epoch_end"), keys, (partition.topic_id, epoch)))
+
+        return await values(one(topic, number, epoch) for topic, number, epoch in wants)
+
+    # --- trim, open, drop ------------------------------------------------------------------------------------
+
+    async def trim(self, wants: Sequence[tuple[Topic, int, int]]) -> list[int | KafkaError]:
+        """Move each log start up to an offset (-1: the log end) and free what lies below; gives the log starts."""
+
+        async def one(topic: Topic, number: int, before: int) -> int:
+            partition = self._partition(topic, number)
+            await self._look_opened(topic, partition)
+            keys = partition.keys
+            named = (keys.log, keys.state, keys.epochs, keys.times)
+            while True:
+                log_start, freed = await self._storage.run(
+                    script("trim"), named, (partition.topic_id, before, TRIM_ENTRIES)
+                )
+                if not freed:
+                    return int(log_start)
+                before = log_start  # -1 is settled by now: records that arrive meanwhile stay
+
+        return await values(one(topic, number, before) for topic, number, before in wants)
+
+    async def open_partitions(self, topic: Topic, first: int = 0) -> None:
+        """Make the logs of a new topic's partitions, or of those added to an old one (idempotent)."""
+        numbers = range(first, topic.partitions)
+        for at in range(0, len(numbers), OPEN_AT_ONCE):
+            await asyncio.gather(*(self._open(topic, number) for number in numbers[at : at + OPEN_AT_ONCE]))
+
+    async def drop_partitions(self, topic: Topic) -> None:
+        """Delete the logs of a deleted topic (idempotent; a newer topic of the same name is left alone)."""
+        for at in range(0, topic.partitions, OPEN_AT_ONCE):
+            await asyncio.gather(
+                *(self._drop(topic, number) for number in range(at, min(at + OPEN_AT_ONCE, topic.partitions)))
+            )
+
+    async def _open(self, topic: Topic, number: int) -> None:
+        partition = self._partition(topic, number)
+        keys = partition.keys
+        await self._storage.run(
+            script("open_partition"),
+            (keys.log, keys.state, keys.epochs, keys.producers, keys.times),
+            (partition.topic_id, topic.created_ms),
+        )
+
+    async def _drop(self, topic: Topic, number: int) -> None:
+        partition = self._partition(topic, number)
+        keys = partition.keys
+        await self._storage.run(
+            script("drop_partition"),
+            (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail),
+            (partition.topic_id, topic.created_ms, DROPPED_MARKER_MS),
+        )
+        self._partitions.pop((topic.id, number), None)
+
+    # --- the cache of partitions -----------------------------------------------------------------------------
+
+    def _partition(self, topic: Topic, number: int) -> Partition:
+        partition = self._partitions.get((topic.id, number))
+        if partition is None:
+            partition = Partition(self._prefix, topic.name, number, topic.id.hex)
+            self._partitions[topic.id, number] = partition
+            self._topics[partition.topic_id] = topic
+        return partition
+
+    def _look(self, partition: Partition) -> asyncio.Future[Any]:
+        keys = partition.keys
+        return self._storage.run(self._look_script, (keys.state, keys.epochs), (partition.topic_id,))
+
+    def _range(self, partition: Partition, offset: int, nbytes: int, count: int = 0) -> asyncio.Future[Any]:
+        log = partition.keys.log
+        count = count or partition.count(nbytes, self._overshoot, self._now())
+        return self._storage.call(log, "XRANGE", log, partition.first_id(offset), "+", "COUNT", count)
+
+    async def _look_opened(self, topic: Topic, partition: Partition) -> Look:
+        """Look; where the partition was never opened (its creator died in between), open it and look again."""
+        try:
+            look = Look._make(await self._look(partition))
+        except KafkaError as error:
+            if error.code != ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
+                raise
+            await self._reopen(partition)
+            look = Look._make(await self._look(partition))
+        self._note(partition, look)
+        return look
+
+    def _note(self, partition: Partition, look: Look) -> None:
+        typical = look.written // max(1, look.batches)
+        partition.learn(look.leader_epoch, look.since, typical, look.largest, self._now())
+
+    async def _learn(self, topic: Topic, partition: Partition, offset: int) -> None:
+        """Make `partition.knows(offset)` true: look, and fetch the table of epochs where the offset is an older one's."""
+        look = await self._look_opened(topic, partition)
+        if not partition.knows(offset):
+            rows = await self._storage.call(partition.keys.epochs, "ZRANGE", partition.keys.epochs, 0, -1, "WITHSCORES")
+            partition.learn_table(look.leader_epoch, rows)
+
+    async def _reopen(self, partition: Partition) -> None:
+        topic = self._topics[partition.topic_id]
+        if partition.name.partition >= topic.partitions or (self._exists is not None and not await self._exists(topic)):
+            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"{partition.name} does not exist.")
+        await self._open(topic, partition.name.partition)
+
+
+def refuse_read(read: Read, look: Look, partition: Partition) -> KafkaError | None:
+    """Why this reader may not read here now (KIP-320, KIP-101), or nothing."""
+    if read.leader_epoch >= 0 and read.leader_epoch < look.leader_epoch:
+        return KafkaError(
+            ErrorCode.FENCED_LEADER_EPOCH,
+            f"{partition.name}: leader epoch {read.leader_epoch} is older than {look.leader_epoch}.",
+        )
+    if read.leader_epoch > look.leader_epoch:
+        return KafkaError(
+            ErrorCode.UNKNOWN_LEADER_EPOCH,
+            f"{partition.name}: leader epoch {read.leader_epoch} is newer than {look.leader_epoch}.",
+        )
+    if not look.log_start <= read.offset <= look.next:
+        return KafkaError(
+            ErrorCode.OFFSET_OUT_OF_RANGE,
+            f"{partition.name}: offset {read.offset} is outside {look.log_start} to {look.next}.",
+        )
+    return None
+
+
+def stored(id_: bytes, batch: bytes) -> StoredBatch:
+    """A stream entry with the offsets its ID tells."""
+    epoch, _, last = id_.partition(b"-")
+    return StoredBatch(batch, int(last) - LAST_OFFSET_DELTA(batch, 23)[0], int(epoch))
+
+
+async def values(work: Any) -> list[Any]:
+    """Run all at once; a KafkaError is a value in its place, anything else is raised."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, KafkaError):
+            raise result
+    return results

@@ -1,0 +1,72 @@
+-- append: add record batches at the end of a partition's log. The heart of RedBroker.
+--
+-- Each batch is stored as the bytes the producer sent, under the ID <leader epoch>-<last offset>: offsets are dense,
+-- IDs only grow. One call takes the batches of all producers that were waiting, so what a partition costs is paid once.
+-- A refusal of the partition has changed nothing; a refused batch (its answer is an error name) has changed nothing
+-- and leaves the others alone. A duplicate of one of an idempotent producer's last five batches is answered with its
+-- first offset, and still writes a counter: WAIT covers the connection's last write, so an answer without a write
+-- would be acknowledged by replicas that never saw the batch.
+--
+-- KEYS   log state epochs producers times tail
+-- ARGV   topic_id copies:int expiration_s:int producers_max:int
+-- REST   count max_timestamp producer_id producer_epoch first_sequence batch
+-- GIVES  log_start leader_epoch next written, then per batch its first offset, {first offset} of a duplicate, or a name
+-- FAILS  UNKNOWN_TOPIC_OR_PARTITION UNKNOWN_TOPIC_ID NOT_ENOUGH_REPLICAS
+-- USES   refuse leader producers
+
+local field = redis.call('HMGET', state, 'id', 'rid', 'epoch', 'next', 'start', 'written', 'batches', 'largest', 'time')
+if not field[1] then return refuse('UNKNOWN_TOPIC_OR_PARTITION', 'partition is not open') end
+if field[1] ~= topic_id then return refuse('UNKNOWN_TOPIC_ID', 'topic was deleted and made again') end
+
+local info = replication()
+if copies > 1 and tonumber(string.match(info, 'connected_slaves:(%d+)')) + 1 < copies then
+  return refuse('NOT_ENOUGH_REPLICAS', 'fewer replicas are connected than min.insync.replicas asks for')
+end
+local epoch = leader(state, epochs, replication_id(info), field[2], tonumber(field[3]), field[4])
+
+local next_offset, before, largest, time = tonumber(field[4]), tonumber(field[6]), tonumber(field[8]), tonumber(field[9])
+local written, appended, duplicates, time_at, now = before, 0, 0, nil, nil
+local answers = {}
+
+for i = 5, #ARGV, 6 do
+  local count, max_timestamp, producer_id, batch = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 5]
+  local last = next_offset + count - 1
+  local verdict, window, producer_epoch, first_sequence, last_sequence, known = 'next'
+  if producer_id ~= '-1' then
+    now = now or redis.call('TIME')[1]
+    producer_epoch, first_sequence = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
+    last_sequence = (first_sequence + count - 1) % SEQUENCES
+    known = redis.call('HGET', producers, producer_id)
+    verdict, window = judge(known, producer_epoch, first_sequence, last_sequence)
+  end
+  if verdict == 'next' then
+    redis.call('XADD', log, string.format('%d-%d', epoch, last), 'b', batch)
+    if producer_id ~= '-1' then
+      if not known then make_room(producers, tonumber(now), expiration_s, producers_max) end
+      redis.call('HSET', producers, producer_id,
+        remember(producer_epoch, now, window, first_sequence, last_sequence, next_offset))
+    end
+    answers[#answers + 1] = next_offset
+    next_offset, written, appended = last + 1, written + #batch, appended + 1
+    if #batch > largest then largest = #batch end
+    if max_timestamp > time then time, time_at = max_timestamp, last end
+  elseif verdict == 'duplicate' then
+    duplicates = duplicates + 1
+    answers[#answers + 1] = {window}
+  else
+    answers[#answers + 1] = verdict
+  end
+end
+
+if duplicates > 0 then redis.call('HINCRBY', state, 'duplicates', duplicates) end
+if appended > 0 then
+  local batches = tonumber(field[7]) + appended
+  redis.call('HSET', state, 'next', next_offset, 'written', written, 'batches', batches, 'largest', largest)
+  if time_at then redis.call('HSET', state, 'time', time, 'time_at', time_at) end
+  if math.floor(batches / 64) ~= math.floor((batches - appended) / 64)
+    or math.floor(written / 1048576) ~= math.floor(before / 1048576) then
+    redis.call('ZADD', times, time, string.format('%016d:%d', next_offset - 1, written))
+  end
+  redis.call('SPUBLISH', tail, string.format('%d %d', next_offset, written))
+end
+return {tonumber(field[5]), epoch, next_offset, written, unpack(answers)}

@@ -1,0 +1,81 @@
+"""What a worker remembers of one partition: its keys, and which leader epoch holds which offsets.
+
+Entries are stored as `<leader epoch>-<last offset>`, so finding offset x needs the epoch that x was written under.
+The table is short (one row per failover) and only ever a hint: `look.lua` travels ahead of every read and tells the
+epoch now; when it differs from what was believed, the table is fetched again and the read repeated.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from redbroker.engine.keys import PartitionKeys
+from redbroker.types import TopicPartition
+
+FRESH_S = 1.0
+ENTRIES_MAX = 10_000
+
+
+class Partition:
+    """Cached facts of one partition of one topic (by topic id: a topic made again starts afresh)."""
+
+    __slots__ = (
+        "_epochs",
+        "_starts",
+        "epoch",
+        "keys",
+        "largest",
+        "looked",
+        "name",
+        "since",
+        "table_epoch",
+        "topic_id",
+        "typical",
+    )
+
+    def __init__(self, prefix: str, topic: str, partition: int, topic_id: str) -> None:
+        self.name = TopicPartition(topic, partition)
+        self.keys = PartitionKeys(prefix, self.name)
+        self.topic_id = topic_id
+        self.epoch = 0  # 0: not looked at yet; Redis starts at 1
+        self.since = 0
+        self.table_epoch = 0  # the leader epoch under which the table below was fetched
+        self.looked = float("-inf")  # monotonic time of the last look, in seconds
+        self.typical = self.largest = 1 << 20  # bytes of an average and of the largest batch, as of that look
+        self._starts: list[int] = []
+        self._epochs: list[int] = []
+
+    def learn(self, epoch: int, since: int, typical: int, largest: int, now: float) -> None:
+        """Take over what `look` told."""
+        self.epoch, self.since, self.looked = epoch, since, now
+        self.typical, self.largest = max(1, typical), max(1, largest)
+
+    def count(self, budget: int, overshoot: int, now: float) -> int:
+        """Entries an XRANGE may ask for: about `budget` bytes of average batches, and never more than `overshoot`
+        beyond it if each were the largest. What was learnt more than a second ago counts for nothing: the log may
+        hold other batches by now, so each is taken for one MiB.
+        """
+        typical, largest = (self.typical, self.largest) if now - self.looked < FRESH_S else (1 << 20, 1 << 20)
+        return max(1, min(budget // typical + 1, (budget + overshoot) // largest, ENTRIES_MAX))
+
+    def learn_table(self, epoch: int, rows: Sequence[bytes]) -> None:
+        """Take over `ZRANGE epochs 0 -1 WITHSCORES`: epoch, first offset, epoch, first offset …"""
+        pairs = sorted((int(float(rows[i + 1])), int(rows[i])) for i in range(0, len(rows), 2))
+        self._starts = [start for start, _ in pairs]
+        self._epochs = [number for _, number in pairs]
+        self.table_epoch = epoch
+
+    def knows(self, offset: int) -> bool:
+        """Can the epoch of this offset be told without asking Redis?"""
+        return bool(self.epoch) and (offset >= self.since or self.table_epoch == self.epoch)
+
+    def epoch_of(self, offset: int) -> int:
+        """The leader epoch whose entries hold this offset; ask only where `knows(offset)`."""
+        if offset >= self.since:
+            return self.epoch
+        return self._epochs[max(bisect_right(self._starts, offset) - 1, 0)] if self._epochs else self.epoch
+
+    def first_id(self, offset: int) -> str:
+        """Start of the XRANGE whose first entry is the batch that holds this offset."""
+        return f"{self.epoch_of(offset)}-{offset}"
