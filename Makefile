@@ -31,7 +31,7 @@ format: .venv/.check ## write the code the way `make check` wants it
 	@$(PY) -m ruff format .
 
 docs: .venv/.test    ## write the generated parts of docs/ again
-	@$(PY) -m tests.generated_docs
+	@$(PY) -m docs.generate
 
 clean:           ## remove the environment and everything built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
