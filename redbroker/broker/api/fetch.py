@@ -24,6 +24,7 @@ from typing import Any
 
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
+from redbroker.broker.lookup import find_topic
 from redbroker.broker.sessions import WantedPartition
 from redbroker.engine.log import Read, ReadResult
 from redbroker.engine.topics import Topic
@@ -126,11 +127,11 @@ async def fetch(request: Any, ctx: Context) -> Any:
     answers: dict[WantedPartition, Any] = {}
     readings: list[Reading] = []
     for wanted in session.partitions:
-        topic = find_topic(wanted, ctx)
+        topic = await locate(wanted, ctx)
         if isinstance(topic, KafkaError):
             answers[wanted] = refused(wanted, topic, request)
             continue
-        read = Read(topic, wanted.partition, wanted.fetch_offset, max(0, wanted.max_bytes), wanted.current_leader_epoch)
+        read = Read(topic, wanted.partition, wanted.fetch_offset, max(1, wanted.max_bytes), wanted.current_leader_epoch)
         readings.append((wanted, topic, read))
     readings = await diverged(readings, answers, request, ctx)
     outcomes = await read_enough([read for _, _, read in readings], request, ctx, at_once=bool(answers))
@@ -164,12 +165,14 @@ def refuse(request: Any, error: KafkaError, version: int) -> Any:
     )
 
 
-def find_topic(wanted: WantedPartition, ctx: Context) -> Topic | KafkaError:
+async def locate(wanted: WantedPartition, ctx: Context) -> Topic | KafkaError:
     """The topic of a wanted partition, by id from v13 on, or why there is none."""
-    topics = ctx.engine.topics
-    by_id = ctx.version >= IDS_FROM
-    topic = topics.by_id(wanted.topic_id) if by_id else topics.get(wanted.topic)
+    try:
+        topic = await find_topic(ctx.engine.topics, wanted.topic, wanted.topic_id)
+    except KafkaError as away:
+        return away
     if topic is None:
+        by_id = ctx.version >= IDS_FROM
         return KafkaError(ErrorCode.UNKNOWN_TOPIC_ID if by_id else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
     if not 0 <= wanted.partition < topic.partitions:
         return KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
@@ -181,7 +184,7 @@ async def read_enough(reads: Sequence[Read], request: Any, ctx: Context, *, at_o
     if not reads:
         return ()
     log, settings = ctx.engine.log, ctx.settings
-    max_bytes = min(max(0, request.max_bytes), settings.fetch_bytes_max)
+    max_bytes = min(max(1, request.max_bytes), settings.fetch_bytes_max)  # 0 still asks for one batch
     min_bytes = min(request.min_bytes, max_bytes)
     deadline = monotonic() + min(max(0, request.max_wait_ms), settings.fetch_wait_ms_max) / 1000
     while True:
@@ -237,11 +240,11 @@ async def diverged(
     for (wanted, _), end in zip(claims, ends, strict=True):
         if isinstance(end, KafkaError):
             answers[wanted] = refused(wanted, end, request)
-        elif end[0] < 0:
+        elif end.epoch < 0:
             answers[wanted] = refused(wanted, KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE), request)
-        elif end[0] < wanted.last_fetched_epoch or end[1] < wanted.fetch_offset:
+        elif end.epoch < wanted.last_fetched_epoch or end.end_offset < wanted.fetch_offset:
             answers[wanted] = refused(wanted, KafkaError(ErrorCode.NONE), request)
-            answers[wanted].diverging_epoch = Diverging(epoch=end[0], end_offset=end[1])
+            answers[wanted].diverging_epoch = Diverging(epoch=end.epoch, end_offset=end.end_offset)
     return [reading for reading in readings if reading[0] not in answers]
 
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.broker.leader_epochs import check_claim
+from redbroker.broker.lookup import find_topic
 from redbroker.engine.log import Bounds
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
@@ -89,7 +90,7 @@ async def list_offsets(request: Any, ctx: Context) -> Any:
     named = Counter((topic.name, want.partition_index) for topic in request.topics for want in topic.partitions)
     topics, asked = [], []
     for wanted in request.topics:
-        topic = ctx.engine.topics.get(wanted.name)
+        topic = await find_topic(ctx.engine.topics, wanted.name)
         results = []
         for want in wanted.partitions:
             result = PartitionResult(partition_index=want.partition_index)

@@ -23,6 +23,7 @@ from typing import Any
 from redbroker.broker.admin import for_each
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
+from redbroker.broker.lookup import find_topic
 from redbroker.engine.topics import Topic, check_name
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.schema import NULL_UUID
@@ -122,20 +123,15 @@ async def find(request: Any, ctx: Context) -> Sequence[Any]:
 async def resolve(one: Any, create: bool, ctx: Context) -> Topic:
     """The topic of one request entry, created when it may be; KafkaError tells why there is none."""
     topics = ctx.engine.topics
-    if one.topic_id != NULL_UUID:
-        topic = topics.by_id(one.topic_id)
-        if topic is None:
-            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_ID)
-        return topic
-    if one.name is None:
+    by_id = one.topic_id != NULL_UUID
+    if one.name is None and not by_id:
         raise KafkaError(ErrorCode.INVALID_REQUEST, "Neither a topic id nor a name was given.")
-    topic = topics.get(one.name)
-    if topic is not None:
-        return topic
-    check_name(one.name)
-    if not create:
-        raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
-    return await topics.ensure(one.name)
+    if not by_id:
+        check_name(one.name)
+    topic = await (topics.ensure(one.name) if create and not by_id else find_topic(topics, one.name, one.topic_id))
+    if topic is None:
+        raise KafkaError(ErrorCode.UNKNOWN_TOPIC_ID if by_id else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+    return topic
 
 
 def retriable_as_leaderless(code: ErrorCode) -> ErrorCode:

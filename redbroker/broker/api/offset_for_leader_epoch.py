@@ -9,14 +9,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.broker.leader_epochs import check_claim
-from redbroker.engine.log import Bounds
+from redbroker.broker.lookup import find_topic
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
 
@@ -52,10 +51,10 @@ PartitionResult = API.response.struct("topics.partitions")
 
 @API
 async def offset_for_leader_epoch(request: Any, ctx: Context) -> Any:
-    """Two pipelines side by side for all partitions: the epochs' ends, and the current epochs to check claims with."""
+    """One pipeline for all partitions: each answer holds the epoch's end and the current epoch to check claims with."""
     topics, asked = [], []
     for wanted in request.topics:
-        topic = ctx.engine.topics.get(wanted.topic)
+        topic = await find_topic(ctx.engine.topics, wanted.topic)
         results = []
         for want in wanted.partitions:
             result = PartitionResult(partition=want.partition)
@@ -89,20 +88,11 @@ async def look_up(asked: Sequence[tuple[Topic, Any, Any]], ctx: Context) -> None
     """Fills the results in place."""
     if not asked:
         return
-    log = ctx.engine.log
-    ends, bounds = await asyncio.gather(
-        log.epoch_end([(topic, want.partition, want.leader_epoch) for topic, want, _ in asked]),
-        log.bounds([(topic, want.partition) for topic, want, _ in asked]),
-    )
-    for (_, want, result), end, bound in zip(asked, ends, bounds, strict=True):
-        result.error_code = refusal(want.current_leader_epoch, end, bound)
+    ends = await ctx.engine.log.epoch_end([(topic, want.partition, want.leader_epoch) for topic, want, _ in asked])
+    for (_, want, result), end in zip(asked, ends, strict=True):
+        if isinstance(end, KafkaError):
+            result.error_code = end.code
+            continue
+        result.error_code = check_claim(want.current_leader_epoch, end.leader_epoch)
         if result.error_code == ErrorCode.NONE:
-            result.leader_epoch, result.end_offset = end[0], end[1]
-
-
-def refusal(claimed: int, end: tuple[int, int] | KafkaError, bound: Bounds | KafkaError) -> ErrorCode:
-    """The error of one partition, or NONE."""
-    for answer in (end, bound):
-        if isinstance(answer, KafkaError):
-            return answer.code
-    return check_claim(claimed, bound.leader_epoch)
+            result.leader_epoch, result.end_offset = end.epoch, end.end_offset

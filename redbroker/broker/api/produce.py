@@ -22,11 +22,12 @@ from typing import Any
 
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
+from redbroker.broker.dispatch import Refused
+from redbroker.broker.lookup import find_topic
 from redbroker.engine.log import Append
-from redbroker.engine.topics import Topic
+from redbroker.engine.topics import Topic, Topics
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import (
-    BatchHeader,
     check_produced,
     has_null_keys,
     iter_records,
@@ -99,15 +100,15 @@ class InvalidRecords(KafkaError):
 async def produce(request: Any, ctx: Context) -> Any:
     """Checks every batch, appends the good ones in one call, answers in the order asked.
 
-    Nothing is awaited before the append: requests of one connection run side by side, and their batches must reach
-    the log in the order they came.
+    Nothing is awaited before the append of known topics: requests of one connection run side by side, and their
+    batches must reach the log in the order they came.
     """
     now_ms = int(time() * 1000)
-    by_id = ctx.version >= IDS_FROM
-    find = ctx.engine.topics.by_id if by_id else ctx.engine.topics.get
+    topics = ctx.engine.topics
+    find, by = (topics.by_id, "topic_id") if ctx.version >= IDS_FROM else (topics.get, "name")
     responses, entries, pending = [], [], []
     for data in request.topic_data:
-        topic = find(data.topic_id if by_id else data.name)
+        topic = find(getattr(data, by)) or await unheard(data, topics)
         results = []
         for part in data.partition_data:
             result = PartitionResult(part.index)
@@ -137,7 +138,7 @@ async def produce(request: Any, ctx: Context) -> Any:
 def refuse(request: Any, error: KafkaError, version: int) -> Any:
     """The whole request failed: every partition gets the error; with acks=0 the connection is closed."""
     if request.acks == 0:
-        raise error
+        raise Refused("acks_0", f"a produce request that wants no answer failed: {error}")
     responses = []
     for data in request.topic_data:
         results = [PartitionResult(part.index) for part in data.partition_data]
@@ -145,6 +146,14 @@ def refuse(request: Any, error: KafkaError, version: int) -> Any:
             fail(result, error)
         responses.append(TopicResult(data.name, data.topic_id, results))
     return Response(responses)
+
+
+async def unheard(data: Any, topics: Topics) -> Topic | None:
+    """A topic that this worker does not know yet, as Redis knows it; None also where Redis is away."""
+    try:
+        return await find_topic(topics, data.name, data.topic_id)
+    except KafkaError:
+        return None
 
 
 def admit(topic: Topic | None, part: Any, request: Any, version: int, now_ms: int) -> Append:
@@ -160,7 +169,8 @@ def admit(topic: Topic | None, part: Any, request: Any, version: int, now_ms: in
     batch = part.records
     if batch is None:
         raise KafkaError(ErrorCode.INVALID_RECORD, "A produce request must carry exactly one batch per partition.")
-    header = check_produced(batch, topic.max_message_bytes)
+    latest_ms = None if topic.log_append_time else now_ms + topic.timestamp_after_max_ms
+    header = check_produced(batch, topic.max_message_bytes, latest_ms=latest_ms)
     if header.transactional or request.transactional_id is not None:
         raise KafkaError(ErrorCode.INVALID_TXN_STATE, "Transactions are not offered yet, so none is open.")
     if header.codec == ZSTD and version < ZSTD_FROM:
@@ -170,31 +180,20 @@ def admit(topic: Topic | None, part: Any, request: Any, version: int, now_ms: in
     if topic.log_append_time:
         batch = stamp_append_time(batch, now_ms)
         header = read_header(batch)
-    else:
-        check_timestamps(topic, batch, header, now_ms)
+    elif topic.timestamp_before_max_ms < now_ms and (refusal := too_old(topic, batch, now_ms)):
+        raise refusal
     return Append(topic, part.index, batch, header)
 
 
-def check_timestamps(topic: Topic, batch: Any, header: BatchHeader, now_ms: int) -> None:
-    """Refuses records from too far in the future or the past; a record without a timestamp (-1) always passes.
+def too_old(topic: Topic, batch: Any, now_ms: int) -> InvalidRecords | None:
+    """The refusal of a batch with records older than message.timestamp.before.max.ms; without a timestamp (-1) is fine.
 
-    The header tells the largest timestamp but not the smallest, so only topics that limit the past have their records
-    looked at.
+    The header does not tell the smallest timestamp, so such topics (they are rare) have their records looked at.
     """
-    latest = now_ms + topic.timestamp_after_max_ms
-    too_late = header.max_timestamp > latest
-    if not too_late and topic.timestamp_before_max_ms >= now_ms:
-        return
-    earliest = now_ms - topic.timestamp_before_max_ms
-    wrong = [
-        index
-        for index, record in enumerate(iter_records(batch))
-        if record.timestamp != -1 and not earliest <= record.timestamp <= latest
-    ]
-    if wrong or too_late:
-        raise InvalidRecords(
-            ErrorCode.INVALID_TIMESTAMP, f"Timestamps must lie between {earliest} and {latest} on {topic.name}.", wrong
-        )
+    earliest_ms = now_ms - topic.timestamp_before_max_ms
+    wrong = [index for index, record in enumerate(iter_records(batch)) if -1 != record.timestamp < earliest_ms]
+    message = f"A timestamp before {earliest_ms} is older than message.timestamp.before.max.ms allows."
+    return InvalidRecords(ErrorCode.INVALID_TIMESTAMP, message, wrong) if wrong else None
 
 
 def unkeyed(batch: Any) -> InvalidRecords:
@@ -213,7 +212,7 @@ def fail(result: Any, error: KafkaError) -> None:
 
 
 def silence(responses: list[Any]) -> None:
-    """acks=0 wants no answer. An error is raised, which closes the connection: the only way to tell the client."""
+    """acks=0 wants no answer. An error is raised, and `refuse` closes the connection: that is how a client is told."""
     for topic in responses:
         for result in topic.partition_responses:
             if result.error_code:
