@@ -427,6 +427,17 @@ def topic_default(name: str, dynamic: Mapping[str, str], static: Mapping[str, st
     return config.default or ""
 
 
+def topic_defaults(dynamic: Mapping[str, str], static: Mapping[str, str]) -> dict[str, str]:
+    """Every topic config's value for topics that do not set it.
+
+    `min.insync.replicas` only when a broker config sets it: unset, the number of Redis replicas decides.
+    """
+    values = {name: topic_default(name, dynamic, static) for name in TOPIC_CONFIGS}
+    if "min.insync.replicas" not in {*dynamic, *static}:
+        del values["min.insync.replicas"]
+    return values
+
+
 def static_configs(settings: object, **more: str) -> dict[str, str]:
     """The broker configs that a worker's settings give (only those that differ from Kafka's default), and `more`.
 
@@ -464,9 +475,7 @@ def describe_broker(dynamic: Mapping[str, str], static: Mapping[str, str]) -> li
         sources = _sources([config.name], dynamic, static)
         value, source = (sources[0].value, sources[0].source) if sources else (None, ConfigSource.DEFAULT)
         described.append(
-            Described(
-                config.name, value, source, config.type, config.documentation, not config.dynamic, tuple(sources)
-            )
+            Described(config.name, value, source, config.type, config.documentation, not config.dynamic, tuple(sources))
         )
     return described
 

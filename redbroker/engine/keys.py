@@ -15,12 +15,14 @@ all; spreading partitions over slots spreads them over the masters of a cluster.
                                       duplicates  answered duplicates (written, so that WAIT covers them)
     rb:{orders:0}:epochs     zset     leader epoch scored by its first offset
     rb:{orders:0}:producers  hash     producer id -> "epoch time first:last:offset first:last:offset …" (newest first)
-    rb:{orders:0}:times      zset     sparse index, one entry per 64 batches or MiB: "<last offset, 16 digits>:<written>"
+    rb:{orders:0}:times      zset     sparse index, one per 64 batches or MiB: "<last offset, 16 digits>:<written>",
                                       scored by the largest timestamp up to there
     rb:{orders:0}:tail       channel  sharded pub/sub, "<next> <written>" at each append
 
     rb:{meta}:topics         hash     topic name -> JSON {id, partitions, configs, created_ms}
     rb:{meta}:configs        hash     dynamic broker setting -> value
+    rb:{meta}:deleted        hash     topic id -> JSON {name, partitions, created_ms}, until its logs are dropped
+    rb:{meta}:versions       hash     "topics", "workers" -> time of the last change, ms, always growing
     rb:{meta}:cluster        string   cluster id, made once
     rb:{meta}:workers        hash     node id -> JSON {host, port, rack, instance, started_ms}
     rb:{meta}:nodes          hash     advertised host:port -> node id, so that a restarted worker keeps its id
@@ -51,12 +53,14 @@ class PartitionKeys:
 class MetaKeys:
     """The keys of the cluster's own metadata, all in one slot."""
 
-    __slots__ = ("beats", "changes", "cluster", "configs", "nodes", "topics", "workers")
+    __slots__ = ("beats", "changes", "cluster", "configs", "deleted", "nodes", "topics", "versions", "workers")
 
     def __init__(self, prefix: str) -> None:
         stem = f"{prefix}:{{meta}}:"
         self.topics = f"{stem}topics".encode()
         self.configs = f"{stem}configs".encode()
+        self.deleted = f"{stem}deleted".encode()
+        self.versions = f"{stem}versions".encode()
         self.cluster = f"{stem}cluster".encode()
         self.workers = f"{stem}workers".encode()
         self.nodes = f"{stem}nodes".encode()

@@ -1,0 +1,35 @@
+"""How many copies of a batch acks=all waits for.
+
+A copy is the Redis master itself or one of its replicas. acks=all succeeds when the topic's `min.insync.replicas`
+copies hold the batch; unset, all configured copies must (one plus the replicas), because Redis' own election may
+promote any replica: with fewer, an acknowledged batch can be lost. `docs/durability.md` tells what each level promises.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redbroker.config import Settings
+    from redbroker.engine.topics import Topic
+
+
+class Durability:
+    """The copies a topic asks for; `replicas_seen` is the fewest replicas any master had at start."""
+
+    __slots__ = ("copies_default", "replicas")
+
+    def __init__(self, settings: Settings, replicas_seen: int) -> None:
+        self.replicas = replicas_seen if settings.replicas is None else settings.replicas
+        self.copies_default = settings.min_insync_replicas or 1 + self.replicas
+
+    def copies(self, topic: Topic | None = None) -> int:
+        """Copies of a batch of this topic (or of metadata), the master included, before acks=all is answered."""
+        if topic is None or topic.min_insync_replicas is None:
+            return self.copies_default
+        return topic.min_insync_replicas
+
+    @property
+    def replication_factor(self) -> int:
+        """Copies that exist of every partition: what Metadata and DescribeConfigs call the replication factor."""
+        return 1 + self.replicas

@@ -1,0 +1,12 @@
+-- swap_topic: replace a topic's description if it is still the one the caller read (compare and set).
+--
+-- KEYS   topics versions changes
+-- ARGV   name before after
+-- GIVES  version, or 0 when another change came first
+-- USES   clock changed
+
+local now = redis.call('HGET', topics, name)
+if now == after then return redis.call('HGET', versions, 'topics') end
+if now ~= before then return '0' end
+redis.call('HSET', topics, name, after)
+return changed(versions, changes, 'topics')

@@ -1,0 +1,226 @@
+"""Workers: who is alive, and which of them clients are sent to.
+
+Each worker claims the small node id that belongs to its advertised address, and beats every `worker_heartbeat_ms`;
+one that stays silent for `worker_timeout_ms` is removed by whichever worker beats next. Time is the Redis server's,
+taken inside the scripts. While Redis is away the last known workers stay in use.
+
+Partitions, groups and transactional ids are spread over the live workers by rendezvous hashing: every process computes
+the same answer, and when a worker leaves only what it had moves. This is routing only. Any worker serves any request,
+so a stale view costs a detour, never correctness.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import anyio
+import orjson
+
+from redbroker.engine.scripts import script
+from redbroker.errors import ErrorCode, KafkaError
+
+if TYPE_CHECKING:
+    from redbroker.config import Settings
+    from redbroker.engine.connection import Storage
+    from redbroker.engine.keys import MetaKeys
+
+log = logging.getLogger(__name__)
+
+NODES_MAX = 1_000
+"""Addresses that keep their node id; beyond that those without a live worker are forgotten."""
+CACHED_LEADERS_MAX = 200_000
+MASK = 2**64 - 1
+
+
+class Worker(NamedTuple):
+    """One live worker, as clients are told of it."""
+
+    node_id: int
+    host: str
+    port: int
+    rack: str | None = None
+
+
+class Ring:
+    """Rendezvous hashing over one set of workers: the worker whose mixed hash with the key is highest has the key."""
+
+    __slots__ = ("_seeded", "workers")
+
+    def __init__(self, workers: Iterable[Worker]) -> None:
+        self.workers: tuple[Worker, ...] = tuple(sorted(workers))
+        self._seeded = [(_hash(f"worker:{worker.node_id}"), worker) for worker in self.workers]
+
+    def owner(self, key: str) -> Worker:
+        """The worker for a key; there must be one."""
+        hashed = _hash(key)
+        best, owner = -1, None
+        for seed, worker in self._seeded:
+            # Two rounds of multiply and fold: one leaves the weights of two workers correlated.
+            mixed = ((hashed ^ seed) * 0x9E3779B97F4A7C15) & MASK
+            mixed = ((mixed ^ (mixed >> 32)) * 0xD6E8FEB86659FD93) & MASK
+            if mixed > best:
+                best, owner = mixed, worker
+        assert owner is not None
+        return owner
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
+class Workers:
+    """The live workers of one key space, cached, and this process's own place among them."""
+
+    def __init__(self, storage: Storage, keys: MetaKeys, settings: Settings) -> None:
+        self._storage, self._keys, self._settings = storage, keys, settings
+        self._instance = secrets.token_hex(8)
+        self._own: Worker | None = None
+        self._replaced = False
+        self._ring = Ring(())
+        self._leaders: dict[tuple[str, int], Worker] = {}
+        self._known = b""
+        self._changed = anyio.Event()
+        self._refreshing = anyio.Lock()
+
+    @property
+    def node_id(self) -> int:
+        """This worker's node id; -1 while it is not registered."""
+        return -1 if self._own is None else self._own.node_id
+
+    # --- who serves what, from the cache -------------------------------------------------------------------
+
+    def live(self) -> Sequence[Worker]:
+        """The live workers by node id."""
+        return self._ring.workers
+
+    def leader(self, topic: str, partition: int) -> Worker:
+        """The worker clients are told is the leader of a partition; LEADER_NOT_AVAILABLE when nobody is alive."""
+        worker = self._leaders.get((topic, partition))
+        if worker is None:
+            if not self._ring.workers:
+                raise KafkaError(ErrorCode.LEADER_NOT_AVAILABLE, "No worker is alive.")
+            if len(self._leaders) >= CACHED_LEADERS_MAX:
+                self._leaders.clear()
+            worker = self._leaders[topic, partition] = self._ring.owner(f"{topic}:{partition}")
+        return worker
+
+    def coordinator(self, key: str) -> Worker:
+        """The worker for a group or transactional id; COORDINATOR_NOT_AVAILABLE when nobody is alive."""
+        if not self._ring.workers:
+            raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE, "No worker is alive.")
+        return self._ring.owner(key)
+
+    def controller(self) -> Worker:
+        """The worker named as controller: the lowest node id. Any worker serves admin requests."""
+        if not self._ring.workers:
+            raise KafkaError(ErrorCode.BROKER_NOT_AVAILABLE, "No worker is alive.")
+        return self._ring.workers[0]
+
+    # --- being one of them ---------------------------------------------------------------------------------
+
+    async def register(self, host: str, port: int, rack: str | None = None) -> int:
+        """Join under the node id of this address; a live worker that claims the same address is replaced."""
+        keys = self._keys
+        node_id, replaced = await self._storage.run(
+            script("register_worker"),
+            (keys.workers, keys.nodes, keys.beats, keys.versions, keys.changes),
+            (host, port, rack or "", self._instance, NODES_MAX),
+        )
+        self._own, self._replaced = Worker(int(node_id), host, port, rack), False
+        if replaced:
+            log.warning(
+                "Another worker was registered as %s:%d (node %d) and has not left: if it still runs, give each worker"
+                " its own --advertise address; this one takes its place.", host, port, self.node_id,
+            )  # fmt: skip
+        await self.refresh()
+        return self.node_id
+
+    async def deregister(self) -> None:
+        """Leave; the others hear of it at once."""
+        own, self._own = self._own, None
+        if own is None or self._replaced:
+            return
+        keys = self._keys
+        await self._storage.run(
+            script("deregister_worker"),
+            (keys.workers, keys.beats, keys.versions, keys.changes),
+            (own.node_id, self._instance),
+        )
+
+    # --- keeping the cache fresh ---------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Somebody announced a change: look soon."""
+        self._changed.set()
+
+    async def refresh(self) -> None:
+        """Beat if registered, and learn who else is alive."""
+        async with self._refreshing:
+            own = self._own
+            if own is None or self._replaced:
+                await self._look()
+                return
+            status = await self._beat(own)
+        if status == b"expired" and self._own is own:
+            log.warning(
+                "Node %d was silent for more than worker_timeout_ms and taken for dead; it joins again.", own.node_id
+            )
+            await self.register(own.host, own.port, own.rack)
+
+    async def run(self) -> None:
+        """Beat and refresh every `worker_heartbeat_ms`, and whenever a change is announced; never returns."""
+        settings = self._settings
+        while True:
+            beat_ms = min(settings.worker_heartbeat_ms, settings.worker_timeout_ms // 3)
+            with anyio.move_on_after((beat_ms if self._own else settings.metadata_refresh_ms) / 1000):
+                await self._changed.wait()
+            self._changed = anyio.Event()
+            try:
+                await self.refresh()
+            except KafkaError as away:
+                log.debug("No heartbeat, the last known workers stay in use: %s", away)
+
+    # --- inside --------------------------------------------------------------------------------------------
+
+    async def _beat(self, own: Worker) -> bytes:
+        keys = self._keys
+        status, version, workers = await self._storage.run(
+            script("beat"),
+            (keys.workers, keys.beats, keys.versions, keys.changes),
+            (own.node_id, self._instance, self._settings.worker_timeout_ms, self._known),
+        )
+        if status == b"replaced" and self._own is own:
+            self._replaced = True
+            log.error(
+                "Another worker has taken the address %s:%d (node %d): clients are sent there. Stop one of the two, or"
+                " give each its own --advertise address.", own.host, own.port, own.node_id,
+            )  # fmt: skip
+        self._learn(version, workers)
+        return bytes(status)
+
+    async def _look(self) -> None:
+        keys = self._keys
+        version, workers = await self._storage.run(
+            script("live_workers"), (keys.workers, keys.versions), (self._known,)
+        )
+        self._learn(version, workers)
+
+    def _learn(self, version: bytes, workers: Sequence[Any]) -> None:
+        if version == self._known:
+            return
+        self._known = bytes(version)
+        found = {worker.node_id: worker for worker in map(_unpack, workers)}
+        if self._own is not None and not self._replaced:
+            found[self._own.node_id] = self._own  # whoever else takes this worker for dead: it is not
+        if tuple(sorted(found.values())) != self._ring.workers:
+            self._ring = Ring(found.values())
+            self._leaders.clear()
+
+
+def _unpack(stored: bytes) -> Worker:
+    value = orjson.loads(stored)
+    return Worker(value["id"], value["host"], value["port"], value.get("rack"))
