@@ -109,7 +109,7 @@ class Appends:
     def _send(self, group: Group, members: list[Waiting], timeout_ms: int, healed: bool = False) -> None:
         partition, copies, once = group
         keys = partition.keys
-        words: list[Any] = [partition.topic_id, copies, *self._limits]
+        words: list[Any] = [partition.topic.hex, copies, *self._limits]
         for header, batch, _ in members:
             words += (
                 header.count,
@@ -137,7 +137,8 @@ class Appends:
             elif error is not None or reply.cancelled():
                 give(members, KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR, f"The append failed: {error!r}."))
             elif copies > 1:
-                self._answer(partition, members, *reply.result(), copies)
+                words, acked = reply.result()
+                self._answer(partition, members, words, acked, copies)
             else:
                 self._answer(partition, members, reply.result(), 0, 1)
 

@@ -38,6 +38,7 @@ TRIM_ENTRIES = 1_000
 FIND_ENTRIES = 64
 OPEN_AT_ONCE = 1_000
 DROPPED_MARKER_MS = 600_000
+PARTITIONS_CACHED_MAX = 200_000
 
 
 class Append(NamedTuple):
@@ -136,8 +137,7 @@ class Log:
         self._overshoot = settings.read_overshoot_bytes
         self._copies = copies
         self._exists = exists
-        self._partitions: dict[tuple[Any, int], Partition] = {}
-        self._topics: dict[str, Topic] = {}
+        self._partitions: dict[tuple[bytes, int], Partition] = {}
         self._look_script = script("look")
         self._appends = Appends(
             storage, tail, self._reopen, settings.producer_id_expiration_ms // 1000, settings.producers_max
@@ -152,9 +152,10 @@ class Log:
     async def append(self, entries: Sequence[Append], *, acks: int, timeout_ms: int) -> list[Appended | KafkaError]:
         """Store batches; acks=-1 answers when `min.insync.replicas` copies have them, else when the master has.
 
-        A duplicate of an idempotent producer's recent batch gets its first answer again. Refusals: OUT_OF_ORDER_SEQUENCE_NUMBER,
-        INVALID_PRODUCER_EPOCH, NOT_ENOUGH_REPLICAS (nothing written), NOT_ENOUGH_REPLICAS_AFTER_APPEND (written, too few
-        copies yet), REQUEST_TIMED_OUT (unknown whether written), NOT_LEADER_OR_FOLLOWER (not written), KAFKA_STORAGE_ERROR.
+        A duplicate of an idempotent producer's recent batch gets its first answer again. Refusals:
+        OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH, NOT_ENOUGH_REPLICAS (nothing written),
+        NOT_ENOUGH_REPLICAS_AFTER_APPEND (written, too few copies yet), REQUEST_TIMED_OUT (unknown whether written),
+        NOT_LEADER_OR_FOLLOWER (not written), KAFKA_STORAGE_ERROR (Redis is full).
         """
         answers = [
             self._appends.submit(
@@ -200,7 +201,7 @@ class Log:
         nbytes, offset = 0, read.offset
         try:
             if not partition.knows(read.offset):
-                await self._learn(read.topic, partition, read.offset)
+                await self._learn(partition, read.offset)
             while True:
                 believed = partition.epoch
                 looking = self._look(partition)
@@ -212,7 +213,7 @@ class Log:
                         ranging.cancel()
                     if error.code != ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
                         return error
-                    look = await self._look_opened(read.topic, partition)
+                    look = await self._look_opened(partition)
                     continue
                 refusal = refuse_read(read, look, partition)
                 entries = await ranging if ranging is not None else []
@@ -220,7 +221,7 @@ class Log:
                     return refusal
                 self._note(partition, look)
                 if look.leader_epoch != believed:  # read under another master's epochs: forget it, begin again
-                    await self._learn(read.topic, partition, read.offset)
+                    await self._learn(partition, read.offset)
                     batches, nbytes, offset = [], 0, read.offset
                     continue
                 for id_, (_, batch) in entries:
@@ -251,26 +252,26 @@ class Log:
         """Log start, log end, leader epoch, size and largest timestamp of each partition."""
 
         async def one(topic: Topic, number: int) -> Bounds:
-            look = await self._look_opened(topic, self._partition(topic, number))
+            look = await self._look_opened(self._partition(topic, number))
             return Bounds(look.log_start, look.next, look.leader_epoch, look.written - look.trimmed, look.time)
 
         return await values(one(topic, number) for topic, number in partitions)
 
     async def find_time(
         self, wants: Sequence[tuple[Topic, int, int]]
-    ) -> list[tuple[int, int, int] | None | KafkaError]:
+    ) -> list[tuple[int, int, int] | KafkaError | None]:
         """(offset, timestamp, leader epoch) of the first record at or after a time; None: no record is that young."""
 
         async def one(topic: Topic, number: int, timestamp: int) -> tuple[int, int, int] | None:
             partition = self._partition(topic, number)
             keys = partition.keys
-            look = await self._look_opened(topic, partition)
+            look = await self._look_opened(partition)
             go_on_from = look.log_start
             while True:
                 found, go_on_from, _, *entry = await self._storage.run(
                     script("find_time"),
                     (keys.log, keys.state, keys.epochs, keys.times),
-                    (partition.topic_id, timestamp, go_on_from, FIND_ENTRIES),
+                    (partition.topic.hex, timestamp, go_on_from, FIND_ENTRIES),
                 )
                 if found:
                     hit = first_at_or_after(stored(entry[0], entry[1]), timestamp, look.log_start)
@@ -284,24 +285,24 @@ class Log:
 
     async def find_max_time(
         self, partitions: Sequence[tuple[Topic, int]]
-    ) -> list[tuple[int, int, int] | None | KafkaError]:
+    ) -> list[tuple[int, int, int] | KafkaError | None]:
         """(offset, timestamp, leader epoch) of the record with the largest timestamp (KIP-734); None: no records."""
 
         async def one(topic: Topic, number: int) -> tuple[int, int, int] | None:
             partition = self._partition(topic, number)
-            look = await self._look_opened(topic, partition)
+            look = await self._look_opened(partition)
             if look.log_start >= look.next:
                 return None
             if look.time_at >= look.log_start:
                 if not partition.knows(look.time_at):
-                    await self._learn(topic, partition, look.time_at)
+                    await self._learn(partition, look.time_at)
                 entries = await self._range(partition, look.time_at, 1, count=1)
                 return latest_record([stored(id_, batch) for id_, (_, batch) in entries], look.log_start)
             best = None  # the youngest record was trimmed away: look through what is left
             offset = look.log_start
             while offset < look.next:
                 if not partition.knows(offset):
-                    await self._learn(topic, partition, offset)
+                    await self._learn(partition, offset)
                 entries = await self._range(partition, offset, self._overshoot)
                 if not entries:
                     break
@@ -314,13 +315,13 @@ class Log:
         return await values(one(topic, number) for topic, number in partitions)
 
     async def epoch_end(self, wants: Sequence[tuple[Topic, int, int]]) -> list[EpochEnd | KafkaError]:
-        """Where each asked leader epoch ends (OffsetForLeaderEpoch, KIP-320): clients compare it with what they hold."""
+        """Where each asked leader epoch ends (KIP-320): clients compare it with what they hold."""
 
         async def one(topic: Topic, number: int, epoch: int) -> EpochEnd:
             partition = self._partition(topic, number)
-            await self._look_opened(topic, partition)
+            await self._look_opened(partition)
             keys = (partition.keys.state, partition.keys.epochs)
-            return EpochEnd._make(await self._storage.run(script("epoch_end"), keys, (partition.topic_id, epoch)))
+            return EpochEnd._make(await self._storage.run(script("epoch_end"), keys, (partition.topic.hex, epoch)))
 
         return await values(one(topic, number, epoch) for topic, number, epoch in wants)
 
@@ -331,12 +332,12 @@ class Log:
 
         async def one(topic: Topic, number: int, before: int) -> int:
             partition = self._partition(topic, number)
-            await self._look_opened(topic, partition)
+            await self._look_opened(partition)
             keys = partition.keys
             named = (keys.log, keys.state, keys.epochs, keys.times)
             while True:
                 log_start, freed = await self._storage.run(
-                    script("trim"), named, (partition.topic_id, before, TRIM_ENTRIES)
+                    script("trim"), named, (partition.topic.hex, before, TRIM_ENTRIES)
                 )
                 if not freed:
                     return int(log_start)
@@ -363,7 +364,7 @@ class Log:
         await self._storage.run(
             script("open_partition"),
             (keys.log, keys.state, keys.epochs, keys.producers, keys.times),
-            (partition.topic_id, topic.created_ms),
+            (partition.topic.hex, topic.created_ms),
         )
 
     async def _drop(self, topic: Topic, number: int) -> None:
@@ -372,30 +373,30 @@ class Log:
         await self._storage.run(
             script("drop_partition"),
             (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail),
-            (partition.topic_id, topic.created_ms, DROPPED_MARKER_MS),
+            (partition.topic.hex, topic.created_ms, DROPPED_MARKER_MS),
         )
-        self._partitions.pop((topic.id, number), None)
+        self._partitions.pop((topic.hex, number), None)
 
     # --- the cache of partitions -----------------------------------------------------------------------------
 
     def _partition(self, topic: Topic, number: int) -> Partition:
-        partition = self._partitions.get((topic.id, number))
+        partition = self._partitions.get((topic.hex, number))
         if partition is None:
-            partition = Partition(self._prefix, topic.name, number, topic.id.hex)
-            self._partitions[topic.id, number] = partition
-            self._topics[partition.topic_id] = topic
+            if len(self._partitions) >= PARTITIONS_CACHED_MAX:
+                self._partitions.clear()  # hints only: they are learnt again
+            partition = self._partitions[topic.hex, number] = Partition(self._prefix, topic, number)
         return partition
 
     def _look(self, partition: Partition) -> asyncio.Future[Any]:
         keys = partition.keys
-        return self._storage.run(self._look_script, (keys.state, keys.epochs), (partition.topic_id,))
+        return self._storage.run(self._look_script, (keys.state, keys.epochs), (partition.topic.hex,))
 
     def _range(self, partition: Partition, offset: int, nbytes: int, count: int = 0) -> asyncio.Future[Any]:
         log = partition.keys.log
         count = count or partition.count(nbytes, self._overshoot, self._now())
         return self._storage.call(log, "XRANGE", log, partition.first_id(offset), "+", "COUNT", count)
 
-    async def _look_opened(self, topic: Topic, partition: Partition) -> Look:
+    async def _look_opened(self, partition: Partition) -> Look:
         """Look; where the partition was never opened (its creator died in between), open it and look again."""
         try:
             look = Look._make(await self._look(partition))
@@ -411,15 +412,15 @@ class Log:
         typical = look.written // max(1, look.batches)
         partition.learn(look.leader_epoch, look.since, typical, look.largest, self._now())
 
-    async def _learn(self, topic: Topic, partition: Partition, offset: int) -> None:
-        """Make `partition.knows(offset)` true: look, and fetch the table of epochs where the offset is an older one's."""
-        look = await self._look_opened(topic, partition)
+    async def _learn(self, partition: Partition, offset: int) -> None:
+        """Make `partition.knows(offset)` true: look, and fetch the table of epochs for an older one's offset."""
+        look = await self._look_opened(partition)
         if not partition.knows(offset):
             rows = await self._storage.call(partition.keys.epochs, "ZRANGE", partition.keys.epochs, 0, -1, "WITHSCORES")
             partition.learn_table(look.leader_epoch, rows)
 
     async def _reopen(self, partition: Partition) -> None:
-        topic = self._topics[partition.topic_id]
+        topic = partition.topic
         if partition.name.partition >= topic.partitions or (self._exists is not None and not await self._exists(topic)):
             raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"{partition.name} does not exist.")
         await self._open(topic, partition.name.partition)

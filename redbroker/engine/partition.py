@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from redbroker.engine.keys import PartitionKeys
 from redbroker.types import TopicPartition
+
+if TYPE_CHECKING:
+    from redbroker.engine.topics import Topic
 
 FRESH_S = 1.0
 ENTRIES_MAX = 10_000
@@ -30,14 +34,14 @@ class Partition:
         "name",
         "since",
         "table_epoch",
-        "topic_id",
+        "topic",
         "typical",
     )
 
-    def __init__(self, prefix: str, topic: str, partition: int, topic_id: str) -> None:
-        self.name = TopicPartition(topic, partition)
+    def __init__(self, prefix: str, topic: Topic, partition: int) -> None:
+        self.topic = topic
+        self.name = TopicPartition(topic.name, partition)
         self.keys = PartitionKeys(prefix, self.name)
-        self.topic_id = topic_id
         self.epoch = 0  # 0: not looked at yet; Redis starts at 1
         self.since = 0
         self.table_epoch = 0  # the leader epoch under which the table below was fetched
