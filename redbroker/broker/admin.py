@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
 
+from redbroker.broker.context import Context
+from redbroker.broker.lookup import find_topic
+from redbroker.engine.topics import Topic, check_name
 from redbroker.engine.workers import Workers
 from redbroker.errors import ErrorCode, KafkaError
 
@@ -64,13 +67,24 @@ def chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         yield items[start : start + CHUNK]
 
 
+def noted(results: list[Any], ctx: Context) -> list[Any]:
+    """The same results; the first error among them is the one the request is counted under."""
+    ctx.error_code = next((result.error_code for result in results if result.error_code), ErrorCode.NONE)
+    return results
+
+
 def sentence(error: KafkaError) -> str:
     """The error's message, short enough for every version's string field whatever a client named its topics."""
     return error.message[:SENTENCE_MAX]
 
 
-def unknown_topic(name: str) -> KafkaError:
-    return KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"The topic '{name[:249]}' does not exist.")
+async def existing_topic(name: str, ctx: Context) -> Topic:
+    """The topic, also when another worker made it a moment ago; raises the refusal."""
+    check_name(name)
+    topic = await find_topic(ctx.engine.topics, name)
+    if topic is None:
+        raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"The topic '{name}' does not exist.")
+    return topic
 
 
 def check_assignments(assignments: Sequence[Sequence[int]], workers: Workers) -> None:
