@@ -5,7 +5,7 @@
 * Partitions: -1 means `num.partitions`; 0 and other negative counts answer INVALID_PARTITIONS.
 * Replication factor: -1, or 1 up to the largest of 3, the copies storage keeps, and the live workers; others answer
   INVALID_REPLICATION_FACTOR. It is not a request to storage: the answer tells the copies there truly are
-  (docs/decisions/0010-replication-factor.md).
+  (docs/decisions/0003-replication-factor.md).
 * A manual assignment must be one Kafka would take (live nodes, partitions 0..n-1, both counts -1); it gives the
   number of partitions and is then not needed, since every worker serves every partition.
 * v5 is flexible and answers the configs, partitions and copies of the new topic; v7 its id. The request's timeout is
