@@ -1,0 +1,310 @@
+"""Storage: the one place that opens Redis. Standalone, Sentinel and Cluster look the same from above.
+
+    Storage.run(script, keys, args) --slot of keys[0]--> route --> Lane (or a Hold in its place) --> Pipe --> Redis
+                                                           ^                                             |
+                                                           +-- MOVED, ASK, NOSCRIPT, TRYAGAIN, lost -----+
+
+Every call is one future: no task, no coroutine, no lock. What goes wrong is handled on the way back, in `refused`:
+the call is redirected, or held and tried again while its patience (`storage_retry_ms`) lasts, and only then fails,
+with a `KafkaError`. Calls of one slot keep their order through all of this: a `Hold` takes the slot's place until
+everything sent before has been answered, then sends the refused calls, then those that came meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import hiredis
+
+from redbroker.config import Settings
+from redbroker.engine.acks import AckedCall, AckLane
+from redbroker.engine.discovery import discover
+from redbroker.engine.hold import Hold
+from redbroker.engine.lane import Lane
+from redbroker.engine.refusals import TRANSIENT, translate
+from redbroker.engine.resp import Call, Pipe, ScriptPrefix, Word, encode, open_pipe
+from redbroker.engine.scripts import Script, all_scripts
+from redbroker.engine.slots import SLOTS, Topology, key_slot, read_redirect
+from redbroker.engine.target import Address, Target, parse_target
+from redbroker.errors import ErrorCode, KafkaError
+
+HOPS_MIN = 5
+PREFIXES_MAX = 65_536
+REFRESH_PAUSE_S = 0.2
+TRANSIENT_PAUSE_S = 0.01
+
+log = logging.getLogger(__name__)
+
+Route = Lane | Hold
+
+
+class Node:
+    """One master and the two lanes to it."""
+
+    __slots__ = ("acks", "address", "calls", "replicas")
+
+    def __init__(self, storage: Storage, address: Address) -> None:
+        self.address = address
+        self.replicas = 0
+        self.calls = Lane(storage, address)
+        self.acks = AckLane(storage, address)
+
+    def retire(self) -> None:
+        """It is no master any more."""
+        self.calls.retire()
+        self.acks.retire()
+
+    async def close(self) -> None:
+        """Close both lanes."""
+        await self.calls.close()
+        await self.acks.close()
+
+
+class Storage:
+    """Redis, whatever its shape: `call` a command or `run` a script by key, `await storage.close()` at the end."""
+
+    def __init__(self, settings: Settings, target: Target, topology: Topology) -> None:
+        self.settings = settings
+        self.cluster = topology.cluster
+        self.target = target
+        self._loop = asyncio.get_running_loop()
+        self._nodes: dict[Address, Node] = {}
+        self._owners: list[Node] = []
+        self._calls: list[Route] = []
+        self._acks: list[Route] = []
+        self._prefixes: dict[tuple[bytes, tuple[bytes, ...], int], ScriptPrefix] = {}
+        self._loads = [("SCRIPT", "LOAD", script.source) for script in all_scripts()]
+        self._refreshing: asyncio.Task[None] | None = None
+        self._closed = False
+        self._apply(topology)
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Storage:
+        """Find the masters and connect; `StorageError` (a KafkaError) names the setting to change when that fails."""
+        target = parse_target(settings)
+        topology = await discover(target, timeout_s=settings.storage_timeout_ms / 1000)
+        storage = cls(settings, target, topology)
+        await asyncio.wait(
+            [node.calls.connect() for node in storage._nodes.values()], timeout=settings.storage_timeout_ms / 1000
+        )
+        return storage
+
+    @property
+    def masters(self) -> list[Address]:
+        """The masters that serve slots now."""
+        return list(dict.fromkeys(node.address for node in dict.fromkeys(self._owners)))
+
+    @property
+    def replicas(self) -> int:
+        """Replicas of the master that has the fewest, as last seen."""
+        return min(node.replicas for node in dict.fromkeys(self._owners))
+
+    def master_of(self, key: bytes) -> Address:
+        """The master that serves a key now."""
+        return self._owners[key_slot(key) if self.cluster else 0].address
+
+    # --- calls -----------------------------------------------------------------------------------------------
+
+    def call(self, key: bytes, *words: Word) -> asyncio.Future[Any]:
+        """One command (`words`), sent to the master of `key`; it may be sent again after a lost connection."""
+        return self._on_slot(key_slot(key) if self.cluster else 0, words)
+
+    def run(
+        self, script: Script, keys: Sequence[bytes], args: Sequence[Word], *, once: bool = False
+    ) -> asyncio.Future[Any]:
+        """One script on the master of `keys[0]`. `once`: never sent twice, REQUEST_TIMED_OUT when nobody knows."""
+        call = Call(loop=self._loop)
+        self._fill(call, script, keys, args, once)
+        self._calls[call.slot].submit(call)
+        return call
+
+    def run_acked(
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        args: Sequence[Word],
+        *,
+        replicas: int,
+        timeout_ms: int,
+        once: bool = False,
+    ) -> asyncio.Future[tuple[Any, int]]:
+        """As `run`, then wait for `replicas` of them, at most `timeout_ms`: `(reply, replicas that acknowledged)`."""
+        call = AckedCall(loop=self._loop)
+        self._fill(call, script, keys, args, once)
+        call.replicas = replicas
+        call.deadline = call.born + timeout_ms / 1000
+        (self._acks if replicas else self._calls)[call.slot].submit(call)
+        return call
+
+    def _fill(self, call: Call, script: Script, keys: Sequence[bytes], args: Sequence[Word], once: bool) -> None:
+        names = tuple(keys)
+        shape = (script.sha, names, len(args))
+        prefix = self._prefixes.get(shape)
+        if prefix is None:
+            if len(self._prefixes) >= PREFIXES_MAX:
+                self._prefixes.clear()
+            slot = key_slot(names[0]) if self.cluster else 0
+            prefix = self._prefixes[shape] = ScriptPrefix(script, names, len(args), slot)
+        call.payload = encode(args, prefix.evalsha)
+        call.slot = prefix.slot
+        call.born = self._loop.time()
+        call.once, call.prefix, call.patience, call.hops = once, prefix, None, 0
+
+    async def on_masters(self, *words: Word) -> list[tuple[str, Any]]:
+        """The same command on every master: `(address, reply)` of each."""
+        slots = {node: slot for slot, node in enumerate(self._owners)}
+        calls = [(str(node.address), self._on_slot(slot, words)) for node, slot in slots.items()]
+        return [(address, await call) for address, call in calls]
+
+    def _on_slot(self, slot: int, words: Iterable[Word]) -> Call:
+        call = Call(loop=self._loop)
+        call.payload = encode(words)
+        call.slot, call.born = slot, self._loop.time()
+        call.once, call.prefix, call.patience, call.hops = False, None, None, 0
+        self._calls[slot].submit(call)
+        return call
+
+    # --- refusals: the router's side of a lane -----------------------------------------------------------------
+
+    async def open_lane(self, lane: Lane) -> Pipe:
+        """Connect a lane; every script is loaded, so that EVALSHA rarely needs its source."""
+        return await open_pipe(
+            lane.address,
+            self.target.access,
+            lane,
+            timeout_s=self.settings.storage_timeout_ms / 1000,
+            pending_max=self.settings.storage_pending_max,
+            errands=self._loads,
+        )
+
+    def route(self, call: Call) -> None:
+        """Submit a call to whatever serves its slot now."""
+        self._table(call)[call.slot].submit(call)
+
+    def _table(self, call: Call) -> list[Route]:
+        return self._acks if isinstance(call, AckedCall) and call.replicas else self._calls
+
+    def refused(self, lane: Lane, call: Call, error: hiredis.ReplyError) -> None:
+        """A node refused a call: redirect it, try it again, or end it with the error in Kafka's terms."""
+        text = str(error)
+        word = text.partition(" ")[0]
+        if word in ("MOVED", "ASK"):
+            self._redirect(lane, call, text)
+        elif word == "NOSCRIPT" and call.prefix is not None:
+            call.payload = call.prefix.with_source(call.payload)
+            self.again(lane, call)
+        elif word in TRANSIENT:
+            self.refresh_soon()
+            self.again(lane, call, TRANSIENT_PAUSE_S * 2 ** min(call.hops, 4))
+        else:
+            call.fail(*translate(text))
+
+    def _redirect(self, lane: Lane, call: Call, text: str) -> None:
+        slot, address = read_redirect(text, lane.address)
+        if not self.cluster or address is None:
+            self.refresh_soon()
+            self.again(lane, call, TRANSIENT_PAUSE_S)
+        elif text.startswith("MOVED"):
+            self._owners[slot] = self._node(address)
+            self.refresh_soon()
+            self.again(lane, call)
+        elif self._may_hop(call):
+            node = self._node(address)
+            (node.acks if self._table(call) is self._acks else node.calls).submit_asking(call)
+
+    def again(self, lane: Lane, call: Call, delay_s: float = 0.0) -> None:
+        """Hold the call's slot until `lane` has answered what was sent before, then try it again, in order."""
+        if not self._may_hop(call):
+            return
+        table = self._table(call)
+        route = table[call.slot]
+        if not isinstance(route, Hold):
+            route = table[call.slot] = Hold(self, table, call.slot, self.settings.storage_pending_max)
+        route.again(lane, call, delay_s)
+
+    def _may_hop(self, call: Call) -> bool:
+        """Count another try; a call that had `HOPS_MIN` and whose patience has ended fails here."""
+        now = self._loop.time()
+        if call.patience is None:
+            call.patience = now + self.settings.storage_retry_ms / 1000
+        call.hops += 1
+        if call.hops > HOPS_MIN and now >= call.patience:
+            call.fail(ErrorCode.NOT_LEADER_OR_FOLLOWER, "Redis is moving or failing over; try again.")
+            return False
+        return True
+
+    def release(self, table: list[Route], slot: int) -> None:
+        """Put the lane of the slot's owner back in its place (a `Hold` ends)."""
+        owner = self._owners[slot]
+        table[slot] = owner.acks if table is self._acks else owner.calls
+
+    # --- topology ------------------------------------------------------------------------------------------------
+
+    def refresh_soon(self) -> None:
+        """Look at the topology again, at most once per `REFRESH_PAUSE_S`; nothing to do for a single server."""
+        single = not self.cluster and not self.target.sentinel and len(self.target.seeds) == 1
+        if self._refreshing is None and not single and not self._closed:
+            self._refreshing = self._loop.create_task(self._refresh())
+
+    async def _refresh(self) -> None:
+        try:
+            self._apply(await discover(self.target, list(self._nodes)))
+        except KafkaError as error:
+            log.warning("redis topology is unknown: %s", error.message)
+        except Exception:
+            log.exception("redis topology cannot be read")
+        await asyncio.sleep(REFRESH_PAUSE_S)
+        self._refreshing = None
+
+    def _node(self, address: Address) -> Node:
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes[address] = Node(self, address)
+            node.calls.connect()
+        return node
+
+    def _apply(self, topology: Topology) -> None:
+        """Take over a topology: owners, routes (holds stay), and calls that wait for a node which was replaced."""
+        if topology.cluster != self.cluster:
+            return  # a server of another kind took the address; calls to it will fail by themselves
+        count = SLOTS if self.cluster else 1
+        first = self._node(topology.masters[0].address)
+        self._owners = self._owners or [first] * count
+        for master in topology.masters:
+            node = self._node(master.address)
+            node.replicas = master.replicas
+            for start, end in master.ranges:
+                self._owners[start : end + 1] = [node] * (end + 1 - start)
+        self._calls[:] = self._routes(self._calls, [node.calls for node in self._owners])
+        self._acks[:] = self._routes(self._acks, [node.acks for node in self._owners])
+        serving = set(self._owners)
+        for node in list(self._nodes.values()):
+            if node not in serving:
+                del self._nodes[node.address]
+                node.retire()
+            else:
+                node.calls.reroute_if_down()
+                node.acks.reroute_if_down()
+
+    def _routes(self, old: list[Route], lanes: Sequence[Lane]) -> list[Route]:
+        if not any(isinstance(route, Hold) for route in old):
+            return list(lanes)
+        return [route if isinstance(route, Hold) else lane for route, lane in zip(old, lanes, strict=True)]
+
+    # --- end -----------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Close every connection; calls under way fail with NOT_LEADER_OR_FOLLOWER."""
+        self._closed = True
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
+        for table in (self._calls, self._acks):
+            for route in table:
+                if isinstance(route, Hold):
+                    route.close()
+        for node in [*self._nodes.values()]:
+            await node.close()

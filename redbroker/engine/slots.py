@@ -1,0 +1,76 @@
+"""Hash slots and who serves them.
+
+A key's slot is CRC16/XMODEM of its hash tag (the part between the first `{` and the next `}`, when not empty) or of
+the whole key, modulo 16384: the Redis Cluster specification. `binascii.crc_hqx` is that CRC, in C.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redbroker.engine.target import Address
+
+SLOTS = 16_384
+
+
+def key_slot(key: bytes) -> int:
+    """The hash slot of a key."""
+    start = key.find(b"{") + 1
+    if start:
+        end = key.find(b"}", start)
+        if end > start:
+            key = key[start:end]
+    return crc_hqx(key, 0) & (SLOTS - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Master:
+    """One master: its address, the slot ranges it serves (first and last, inclusive) and how many replicas it has."""
+
+    address: Address
+    ranges: tuple[tuple[int, int], ...]
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All masters, as one server saw them; without a cluster there is one master and one slot, 0."""
+
+    cluster: bool
+    masters: tuple[Master, ...]
+    epoch: int = 0
+
+
+def read_cluster_slots(reply: Sequence[Any], asked: Address, epoch: int) -> Topology:
+    """The topology in a CLUSTER SLOTS reply: `[[first, last, [host, port, id, …], replica…]…]`.
+
+    An empty or null host means the host that was asked; "?" is a node whose name is not known yet.
+    """
+    ranges: dict[Address, list[tuple[int, int]]] = {}
+    replicas: dict[Address, int] = {}
+    for first, last, master, *others in reply:
+        address = announced(master[0], master[1], asked)
+        if address is None:
+            continue
+        ranges.setdefault(address, []).append((first, last))
+        replicas[address] = min(replicas.get(address, len(others)), len(others))
+    masters = (Master(address, tuple(spans), replicas[address]) for address, spans in ranges.items())
+    return Topology(True, tuple(masters), epoch)
+
+
+def announced(host: bytes | str | None, port: int, asked: Address) -> Address | None:
+    """The address a node announces, seen from the server that was asked."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if name == "?":
+        return None
+    return Address(name or asked.host, int(port))
+
+
+def read_redirect(text: str, asked: Address) -> tuple[int, Address | None]:
+    """Slot and address of `MOVED 3999 host:port` or `ASK …`."""
+    _, slot, place = text.split(" ")[:3]
+    host, _, port = place.rpartition(":")
+    return int(slot), announced(host, int(port), asked)
