@@ -109,16 +109,7 @@ class Appends:
     def _send(self, group: Group, members: list[Waiting], timeout_ms: int, healed: bool = False) -> None:
         partition, copies, once = group
         keys = partition.keys
-        words: list[Any] = [partition.topic.hex, copies, *self._limits]
-        for header, batch, _ in members:
-            words += (
-                header.count,
-                header.max_timestamp,
-                header.producer_id,
-                header.producer_epoch,
-                header.base_sequence,
-                batch,
-            )
+        words = [partition.topic.hex, copies, *self._limits, *[member.batch for member in members]]
         named = (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail)
         if copies > 1:
             reply: asyncio.Future[Any] = self._storage.run_acked(

@@ -14,7 +14,7 @@ all; spreading partitions over slots spreads them over the masters of a cluster.
                                       time      largest batch timestamp    time_at -> last offset of that batch
                                       duplicates  answered duplicates (written, so that WAIT covers them)
     rb:{orders:0}:epochs     zset     leader epoch scored by its first offset
-    rb:{orders:0}:producers  hash     producer id -> "epoch time first:last:offset first:last:offset …" (newest first)
+    rb:{orders:0}:producers  hash     producer id, 16 hex digits -> "epoch time first:last:offset …", newest first
     rb:{orders:0}:times      zset     sparse index, one per 64 batches or MiB: "<last offset, 16 digits>:<written>",
                                       scored by the largest timestamp up to there
     rb:{orders:0}:tail       channel  sharded pub/sub, "<next> <written>" at each append

@@ -9,7 +9,7 @@
 --
 -- KEYS   log state epochs producers times tail
 -- ARGV   topic_id copies:int expiration_s:int producers_max:int
--- REST   count max_timestamp producer_id producer_epoch first_sequence batch
+-- REST   batch
 -- GIVES  log_start leader_epoch next written, then per batch its first offset, {first offset} of a duplicate, or a name
 -- FAILS  UNKNOWN_TOPIC_OR_PARTITION UNKNOWN_TOPIC_ID NOT_ENOUGH_REPLICAS
 -- USES   refuse leader producers
@@ -28,22 +28,27 @@ local next_offset, before, largest, time = tonumber(field[4]), tonumber(field[6]
 local written, appended, duplicates, time_at, now = before, 0, 0, nil, nil
 local answers = {}
 
-for i = 5, #ARGV, 6 do
-  local count, max_timestamp, producer_id, batch = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 5]
-  local last = next_offset + count - 1
-  local verdict, window, producer_epoch, first_sequence, last_sequence, known = 'next'
-  if producer_id ~= '-1' then
+-- From byte 23 of a batch: lastOffsetDelta, firstTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence.
+-- The producer id is read as two halves: Lua's numbers are exact to 2^53 only.
+local HEADER, NO_PRODUCER = '>i4i8i8I4I4hi4', 4294967295
+
+for i = 5, #ARGV do
+  local batch = ARGV[i]
+  local delta, _, max_timestamp, high, low, producer_epoch, first_sequence = struct.unpack(HEADER, batch, 24)
+  local last = next_offset + delta
+  local verdict, window, producer, last_sequence, known = 'next'
+  if high ~= NO_PRODUCER then
     now = now or redis.call('TIME')[1]
-    producer_epoch, first_sequence = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
-    last_sequence = (first_sequence + count - 1) % SEQUENCES
-    known = redis.call('HGET', producers, producer_id)
+    producer = string.format('%08x%08x', high, low)
+    last_sequence = (first_sequence + delta) % SEQUENCES
+    known = redis.call('HGET', producers, producer)
     verdict, window = judge(known, producer_epoch, first_sequence, last_sequence)
   end
   if verdict == 'next' then
     redis.call('XADD', log, string.format('%d-%d', epoch, last), 'b', batch)
-    if producer_id ~= '-1' then
+    if producer then
       if not known then make_room(producers, tonumber(now), expiration_s, producers_max) end
-      redis.call('HSET', producers, producer_id,
+      redis.call('HSET', producers, producer,
         remember(producer_epoch, now, window, first_sequence, last_sequence, next_offset))
     end
     answers[#answers + 1] = next_offset

@@ -21,19 +21,13 @@ local below = redis.call('ZREVRANGEBYSCORE', times, string.format('(%.0f', targe
 if below then start = math.max(start, tonumber(string.match(below, '^(%d+)')) + 1) end
 if start >= tonumber(field[2]) then return {0, -1, epoch} end
 
--- Bytes 35 to 42 of a batch are maxTimestamp, a big-endian signed 64-bit number.
-local function max_timestamp(batch)
-  local a, b, c, d, e, f, g, h = string.byte(batch, 36, 43)
-  if a >= 128 then return -1 end
-  return (((a * 256 + b) * 256 + c) * 256 + d) * 4294967296 + (((e * 256 + f) * 256 + g) * 256 + h)
-end
-
+-- Byte 35 of a batch: maxTimestamp.
 local since = redis.call('ZREVRANGEBYSCORE', epochs, start, '-inf', 'LIMIT', 0, 1)[1]
 local id = string.format('%s-%.0f', since, start)
 for _ = 1, limit do
   local entry = redis.call('XRANGE', log, id, '+', 'COUNT', 1)[1]
   if not entry then return {0, -1, epoch} end
-  if max_timestamp(entry[2][2]) >= target then return {1, -1, epoch, entry[1], entry[2][2]} end
+  if struct.unpack('>i8', entry[2][2], 36) >= target then return {1, -1, epoch, entry[1], entry[2][2]} end
   id = '(' .. entry[1]
   start = tonumber(string.match(entry[1], '%-(%d+)$')) + 1
 end
