@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from redbroker.broker.leader_epochs import LeaderEpochs
+from redbroker.metrics import Metrics
 
 if TYPE_CHECKING:
     from redbroker.broker.sessions import FetchSessions
@@ -26,15 +27,16 @@ class Broker:
     """The worker as its handlers see it.
 
     `draining` is set when the worker begins to stop: from then on nothing may be parked. `fetch_sessions` are the
-    KIP-227 sessions of this worker, `leader_epochs` what it told its clients.
+    KIP-227 sessions of this worker, `leader_epochs` what it told its clients, `metrics` what it counts.
     """
 
-    __slots__ = ("_parked", "draining", "engine", "fetch_sessions", "leader_epochs", "settings")
+    __slots__ = ("_parked", "draining", "engine", "fetch_sessions", "leader_epochs", "metrics", "settings")
 
     def __init__(self, engine: Engine, settings: Settings, fetch_sessions: FetchSessions) -> None:
         self.engine = engine
         self.settings = settings
         self.fetch_sessions = fetch_sessions
+        self.metrics = Metrics()
         self.leader_epochs = LeaderEpochs(engine)
         self.draining = asyncio.Event()
         self._parked: set[anyio.CancelScope] = set()

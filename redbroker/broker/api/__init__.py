@@ -57,17 +57,19 @@ class Api:
     some clients read the minimum as a feature test). `parks`: a request may wait for something to happen (Fetch,
     JoinGroup, SyncGroup) and is cancelled when its client goes away; requests of all other APIs run to their end.
     `in_turn`: the answer may be large (Fetch), so a request starts only when all earlier answers of its connection
-    have left.
+    have left. `fallback` is the version that answers a version not implemented (ApiVersions alone; all others close the
+    connection), and `plain_header` keeps the response header at v0 in flexible versions (ApiVersions again, KIP-511).
     """
 
     __slots__ = (
-        "_codecs", "advertised", "doc", "flexible", "handler", "high", "in_turn", "key", "low", "name", "parks",
-        "refusal", "request", "response",
+        "_codecs", "advertised", "doc", "fallback", "flexible", "handler", "high", "in_turn", "key", "low", "name",
+        "parks", "plain_header", "refusal", "request", "response",
     )  # fmt: skip
 
     def __init__(
         self, key: int, name: str, versions: str, flexible: str | None, request: str, response: str,
-        *, advertised: str | None = None, parks: bool = False, in_turn: bool = False,
+        *, advertised: str | None = None, parks: bool = False, in_turn: bool = False, fallback: int | None = None,
+        plain_header: bool = False,
     ) -> None:  # fmt: skip
         self.key = key
         self.name = name
@@ -78,6 +80,8 @@ class Api:
         self.response = schema.parse(response, f"{name}Response")
         self.parks = parks
         self.in_turn = in_turn
+        self.fallback = fallback
+        self.plain_header = plain_header
         self.handler: Handler | None = None
         self.refusal: Refusal | None = None
         self.doc = ""

@@ -1,0 +1,293 @@
+"""One client connection: frames in, answers out in request order.
+
+    socket -> FrameReader -> _waiting -> _slots (running, at most requests_in_flight_max, started in arrival order)
+    socket <- writelines  <- answered slots at the head of _slots, all that are ready in one call
+
+Requests of one connection run concurrently, so that pipelined requests share a round trip to storage; tasks start in
+arrival order, which is what keeps appends in order. Reading pauses (`update_reading` is the one place that decides)
+while too many requests are unanswered, while the client does not read its answers, or while the worker's
+`FrameBudget` is exhausted; so a client can make us hold no more than those bounds, whatever it sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+from redbroker.broker.dispatch import Refused, Request, answer, read_request
+from redbroker.broker.frames import FRAME_OVERHEAD_BYTES, Frame, FrameReader
+
+if TYPE_CHECKING:
+    from redbroker.broker.server import Server
+
+__all__ = ["Connection"]
+
+log = logging.getLogger(__name__)
+
+WRITE_HIGH_BYTES = 262_144  # answers the transport buffers before the client counts as not reading
+
+
+class Slot:
+    """The place of one request in the order of answers."""
+
+    __slots__ = ("answered", "closes", "held_bytes", "request", "segments", "task", "turn")
+
+    def __init__(self, request: Request | None, held_bytes: int) -> None:
+        self.request = request
+        self.held_bytes = held_bytes
+        self.segments: list[Any] | None = None
+        self.answered = False
+        self.closes = False
+        self.turn: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The protocol object of one accepted socket. All state belongs to the event loop's thread."""
+
+    __slots__ = (
+        "_delivered", "_delivered_s", "_flush_due", "_loop", "_lost", "_reader", "_reading", "_received_s", "_server",
+        "_slots", "_transport", "_waiting", "_write_paused", "_written", "closing", "host",
+    )  # fmt: skip
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._reader = FrameReader(server.scratch, server.settings.frame_bytes_max)
+        self._slots: deque[Slot] = deque()
+        self._waiting: deque[Frame | Refused] = deque()
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._reading = True
+        self._write_paused = False
+        self._flush_due = False
+        self._lost = False
+        self._written = self._delivered = 0  # bytes given to the transport, and of those, taken by the client
+        self._received_s = self._delivered_s = self._loop.time()
+        self.closing = False
+        self.host = ""
+
+    # --- the transport's calls --------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client was accepted; refused at once when there are too many."""
+        self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self.host = str(peer[0]) if isinstance(peer, tuple) else "local"
+        if not self._server.admit(self):
+            self.closing = True
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self.update_reading()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the event loop puts what it receives."""
+        return self._reader.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """`nbytes` were received: start what is complete."""
+        if self.closing:
+            return
+        self._received_s = self._loop.time()
+        self._server.metrics.bytes_received += nbytes
+        reader = self._reader
+        before = reader.filled
+        frames = reader.received(nbytes)
+        self._server.budget.count(reader.filled - before, sum(map(len, frames)) + FRAME_OVERHEAD_BYTES * len(frames))
+        self._waiting += frames
+        if reader.broken:
+            self._waiting.append(Refused("malformed", reader.broken))
+        self._start_waiting()
+        if len(self._slots) + len(self._waiting) >= self._server.settings.requests_in_flight_max or reader.broken:
+            self.update_reading()
+
+    def pause_writing(self) -> None:
+        """The client reads slower than we answer: hold answers, and read no more requests."""
+        self._write_paused = True
+        self.update_reading()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._write_paused = False
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone. Parked requests end; the others run on, so that nothing half done is left behind.
+
+        Frames that had arrived are still served: a producer with acks=0 may send and leave.
+        """
+        self._server.forget(self)
+        self.closing = self._lost = True
+        self._write_paused = False
+        self._drop_unfinished()
+        for slot in self._slots:
+            if slot.task is not None and slot.request is not None and slot.request.api.parks:
+                slot.task.cancel()
+        self._flush()
+
+    # --- what the server asks ---------------------------------------------------------------------------------
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """Bytes held by the frame that is being received."""
+        return self._reader.filled
+
+    def stalled_s(self, now_s: float) -> float:
+        """Seconds since the client stopped within a frame, or took none of the answers that wait for it."""
+        unread_bytes = self._transport.get_write_buffer_size()
+        if not unread_bytes or self._written - unread_bytes != self._delivered:
+            self._delivered, self._delivered_s = self._written - unread_bytes, now_s
+        within_frame_s = now_s - self._received_s if self._reading and self._reader.unfinished else 0.0
+        return max(within_frame_s, now_s - self._delivered_s)
+
+    def idle_s(self, now_s: float) -> float:
+        """Seconds since anything came from the client, if nothing is owed to it."""
+        return 0.0 if self._slots or self._waiting else now_s - self._received_s
+
+    def update_reading(self) -> None:
+        """Receive from the socket or not: decided here and nowhere else."""
+        reading = not (
+            self.closing
+            or self._write_paused
+            or self._server.broker.draining.is_set()
+            or self._reader.broken
+            or len(self._slots) + len(self._waiting) >= self._server.settings.requests_in_flight_max
+            or not self._server.budget.may_read(self)
+        )
+        if reading == self._reading or self._transport.is_closing():
+            return
+        self._reading = reading
+        if reading:
+            self._received_s = self._loop.time()
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def drain(self) -> None:
+        """Read no more, and close as soon as what is in flight is answered."""
+        self.update_reading()
+        self._flush()
+
+    def close(self, reason: str) -> None:
+        """Drop the client now; `reason` is the word it is counted under."""
+        if not self._lost:
+            self._server.metrics.closed(reason)
+            self._transport.abort()
+
+    # --- requests ---------------------------------------------------------------------------------------------
+
+    def _start_waiting(self) -> None:
+        """Begin the requests that have arrived, in order, as far as the bound allows."""
+        bound = self._server.settings.requests_in_flight_max
+        while self._waiting and len(self._slots) < bound:
+            frame = self._waiting.popleft()
+            if isinstance(frame, Refused):
+                self._refuse_in_turn(frame)
+                return
+            held = len(frame) + FRAME_OVERHEAD_BYTES
+            try:
+                request = read_request(frame)
+            except Refused as refused:
+                self._server.budget.count(0, -held)
+                self._refuse_in_turn(refused)
+                return
+            if self._lost and request.api.parks:
+                self._server.budget.count(0, -held)
+                continue
+            slot = Slot(request, held)
+            self._slots.append(slot)
+            slot.task = self._loop.create_task(self._serve(slot, request))
+
+    async def _serve(self, slot: Slot, request: Request) -> None:
+        """Run one request to its answer, whatever happens."""
+        try:
+            if request.api.in_turn and (self._slots[0] is not slot or self._write_paused):
+                slot.turn = self._loop.create_future()
+                await slot.turn
+            slot.segments = await answer(request, self._server.broker, self.host)
+        except Refused as refused:
+            slot.closes = True
+            self._log_refused(refused)
+        except asyncio.CancelledError:
+            pass  # its client is gone
+        except BaseException:
+            slot.closes = True
+            raise
+        finally:
+            slot.answered = True
+            slot.request = slot.task = None
+            self._server.budget.count(0, -slot.held_bytes)
+            self._flush_soon()
+
+    def _refuse_in_turn(self, refused: Refused) -> None:
+        """This stream cannot be read any further: close it once the requests before have their answers."""
+        self._log_refused(refused)
+        self.closing = True
+        dropped = [frame for frame in self._waiting if not isinstance(frame, Refused)]
+        self._waiting.clear()
+        self._server.budget.count(0, -sum(len(frame) + FRAME_OVERHEAD_BYTES for frame in dropped))
+        self._drop_unfinished()
+        slot = Slot(None, 0)
+        slot.answered = slot.closes = True
+        self._slots.append(slot)
+        self.update_reading()
+        self._flush_soon()
+
+    def _drop_unfinished(self) -> None:
+        """Give back what an unfinished frame holds; nothing more is read."""
+        filled = self._reader.filled
+        self._reader = FrameReader(self._server.scratch, 0)
+        self._server.budget.count(-filled, 0)
+
+    def _log_refused(self, refused: Refused) -> None:
+        self._server.metrics.closed(refused.reason)
+        log.info("The connection from %s is closed: %s.", self.host, refused)
+
+    # --- answers ----------------------------------------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        """A lone answer leaves at once; several wait for the end of this loop tick, to leave together."""
+        if len(self._slots) == 1:
+            self._flush()
+        elif not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Send the answers that are ready and in turn, then go on with what waited for that."""
+        self._flush_due = False
+        segments: list[Any] = []
+        while self._slots and self._slots[0].answered and not self._write_paused:
+            slot = self._slots.popleft()
+            if slot.segments:
+                segments += slot.segments
+            if slot.closes:
+                self._write(segments)
+                self._end()
+                return
+        self._write(segments)
+        if self._waiting:
+            self._start_waiting()
+        if self._slots:
+            turn = self._slots[0].turn
+            if turn is not None and not turn.done() and not self._write_paused:
+                turn.set_result(None)
+        elif self._server.broker.draining.is_set() and not self._waiting:
+            self._end()
+            return
+        if not self._reading:
+            self.update_reading()
+
+    def _write(self, segments: list[Any]) -> None:
+        if segments and not self._lost:
+            nbytes = sum(map(len, segments))
+            self._written += nbytes
+            self._server.metrics.bytes_sent += nbytes
+            self._transport.writelines(segments)
+
+    def _end(self) -> None:
+        """Close after what was written has left; requests that still run keep nobody waiting."""
+        self.closing = True
+        self._transport.close()

@@ -1,0 +1,229 @@
+"""One broker worker: listens, admits clients, watches over their connections, and leaves without dropping an answer.
+
+    run()    listen -> register with the cluster -> `ready` … until drain() is done
+    drain()  deregister, so that clients learn of the others -> stop accepting -> parked requests are answered at once
+             -> what is in flight is answered, for at most drain_ms -> close
+
+A worker holds no state that is not in Redis (but fetch sessions, which clients recreate), so killing it is safe too:
+draining only spares clients the reconnect with requests in flight. Redis going away does not stop a worker: requests
+are refused with retriable errors until it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from redbroker.broker.api import load
+from redbroker.broker.connection import Connection
+from redbroker.broker.context import Broker
+from redbroker.broker.frames import SCRATCH_BYTES, FrameBudget
+from redbroker.broker.sessions import FetchSessions
+from redbroker.errors import KafkaError
+
+if TYPE_CHECKING:
+    from redbroker.broker.http import HttpServer
+    from redbroker.config import Settings
+    from redbroker.engine import Engine
+
+__all__ = ["Server", "serving"]
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.25  # how often time-outs and the loop's lag are looked at
+BACKLOG = 1_024
+
+
+class Server:
+    """The Kafka door of one worker. `ready` is set when clients can connect; `port` is then the real one."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.broker = Broker(engine, settings, FetchSessions(settings.fetch_sessions_max))
+        self.metrics = self.broker.metrics
+        self.connections: set[Connection] = set()
+        self.budget = FrameBudget(settings.frame_bytes_in_flight_max, self.connections)
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.ready = anyio.Event()
+        self.port = settings.port
+        self.http: HttpServer | None = None
+        self._listener: asyncio.Server | None = None
+        self._drained = anyio.Event()
+        self._left: anyio.Event | None = None  # set when draining, and all clients are gone
+        self._admission_warned_s = float("-inf")
+        self._favoured_since_s: tuple[object, float] = (None, 0.0)
+        gauges = self.metrics.gauges
+        gauges["redbroker_connections"] = ("Open client connections.", lambda: len(self.connections))
+        gauges["redbroker_frame_bytes"] = ("Bytes of request frames held.", lambda: self.budget.held_bytes)
+        gauges["redbroker_fetch_sessions"] = ("Fetch sessions held.", lambda: len(self.broker.fetch_sessions))
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until `drain` has been called and is done; cancelling closes everything at once."""
+        try:
+            await self._listen()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch)
+                if self.settings.http_port is not None:
+                    await self._open_http(tasks)
+                self.ready.set()
+                await self._drained.wait()
+                if self.http is not None:
+                    self.http.should_exit = True
+                tasks.cancel_scope.cancel()
+        finally:
+            self._close()
+
+    async def drain(self) -> None:
+        """Leave in good order; returns when the last answer has left or `drain_ms` is over. Safe to call twice."""
+        if self.broker.draining.is_set():
+            await self._drained.wait()
+            return
+        patience_s = self.settings.drain_ms / 1_000
+        with anyio.move_on_after(patience_s):
+            await self._deregister()
+        if self._listener is not None:
+            self._listener.close()
+        self.broker.drain()
+        for connection in list(self.connections):
+            connection.drain()
+        if self.connections:
+            self._left = anyio.Event()
+            with anyio.move_on_after(patience_s):
+                await self._left.wait()
+        self._drained.set()
+
+    async def _listen(self) -> None:
+        load()
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(
+            lambda: Connection(self), self.settings.host, self.settings.port, backlog=BACKLOG
+        )
+        self.port = int(self._listener.sockets[0].getsockname()[1])
+        host, port = self.advertised
+        await self.engine.workers.register(host, port, self.settings.rack)
+
+    async def _open_http(self, tasks: Any) -> None:
+        from redbroker.broker.http import HttpServer  # only a worker with an HTTP port pays for this import
+
+        self.http = HttpServer(self)
+        tasks.start_soon(self.http.serve)
+        await self.http.listening.wait()
+
+    async def _deregister(self) -> None:
+        """Tell the cluster that this worker leaves; without Redis its registration merely times out."""
+        try:
+            await self.engine.workers.deregister()
+        except KafkaError as error:
+            log.warning("The worker could not deregister and will time out instead: %s", error)
+
+    def _close(self) -> None:
+        self._drained.set()
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self.connections):
+            connection.close("stopped")
+
+    # --- what others ask --------------------------------------------------------------------------------------
+
+    @property
+    def advertised(self) -> tuple[str, int]:
+        """(host, port) that clients are told: `advertise`, or where we listen."""
+        if self.settings.advertise:
+            host, _, port = self.settings.advertise.rpartition(":")
+            return host.strip("[]"), int(port) or self.port
+        wildcard = self.settings.host in ("", "0.0.0.0", "::")
+        return (socket.gethostname() if wildcard else self.settings.host), self.port
+
+    @property
+    def accepting(self) -> bool:
+        """True from `ready` to the beginning of `drain`."""
+        return self.ready.is_set() and not self.broker.draining.is_set()
+
+    def figures(self) -> dict[str, Any]:
+        """What /healthz shows."""
+        return {
+            "accepting": self.accepting,
+            "node_id": self.broker.node_id if self.ready.is_set() else None,
+            "connections": len(self.connections),
+            "frame_bytes": self.budget.held_bytes,
+            "event_loop_lag_s": round(self.metrics.loop_lag_s, 6),
+        }
+
+    def admit(self, connection: Connection) -> bool:
+        """Whether a new client may stay."""
+        if len(self.connections) >= self.settings.connections_max:
+            self.metrics.connections_refused += 1
+            now_s = asyncio.get_running_loop().time()
+            if now_s - self._admission_warned_s > 1:
+                self._admission_warned_s = now_s
+                log.warning("Clients are refused: connections_max = %d are open.", self.settings.connections_max)
+            return False
+        if self.broker.draining.is_set():
+            return False
+        self.metrics.connections_accepted += 1
+        self.connections.add(connection)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """A client is gone."""
+        self.connections.discard(connection)
+        if self._left is not None and not self.connections:
+            self._left.set()
+
+    # --- watching over connections ----------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Measure how late the loop is, and close the connections that time out."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + WATCH_S
+            await anyio.sleep(WATCH_S)
+            now_s = loop.time()
+            self.metrics.loop_lag_s = max(0.0, now_s - due_s)
+            self._close_silent(now_s)
+            self._close_favoured(now_s)
+
+    def _close_silent(self, now_s: float) -> None:
+        """Close who has been idle too long, and sooner who stopped in the middle of something."""
+        idle_s, stalled_s = self.settings.idle_connection_ms / 1_000, self.settings.stalled_connection_ms / 1_000
+        for connection in list(self.connections):
+            if connection.stalled_s(now_s) > stalled_s:
+                connection.close("stalled")
+            elif connection.idle_s(now_s) > idle_s:
+                connection.close("idle")
+
+    def _close_favoured(self, now_s: float) -> None:
+        """While all others wait for memory, the one frame that is read must come to its end, not merely trickle."""
+        favoured, since_s = self._favoured_since_s
+        if self.budget.favoured is not favoured:
+            self._favoured_since_s = (self.budget.favoured, now_s)
+        elif isinstance(favoured, Connection) and now_s - since_s > self.settings.stalled_connection_ms / 1_000:
+            favoured.close("stalled")
+
+
+@contextlib.asynccontextmanager
+async def serving(engine: Engine, settings: Settings) -> AsyncIterator[Server]:
+    """A ready server for the time of the `async with` block; it drains at the end."""
+    server = Server(engine, settings)
+    # A plain task, not a task group: what the block raises must leave it as it is, not wrapped in an ExceptionGroup.
+    running = asyncio.create_task(server.run())
+    ready = asyncio.create_task(server.ready.wait())
+    try:
+        await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+        yield server
+    finally:
+        ready.cancel()
+        with anyio.CancelScope(shield=True):
+            await server.drain()
+            await asyncio.wait((running,))
