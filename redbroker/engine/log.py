@@ -205,7 +205,8 @@ class Log:
             while True:
                 believed = partition.epoch
                 looking = self._look(partition)
-                ranging = self._range(partition, offset, budget - nbytes) if budget > 0 else None
+                wanted = budget > 0 and offset >= 0
+                ranging = self._range(partition, offset, budget - nbytes) if wanted else None
                 try:
                     look = Look._make(await looking)
                 except KafkaError as error:
