@@ -20,9 +20,9 @@ def settings_page() -> str:
         [
             "# Settings",
             "",
-            "Made from `redbroker/config.py` by `make docs`. A setting is given as an environment variable, or as a line",
-            f"`name = value` in the TOML file that `{ENV_PREFIX}CONFIG` names; the commands have flags for the common ones.",
-            "Flags win over the environment, the environment over the file.",
+            "Made from `redbroker/config.py` by `make docs`. A setting is given as an environment variable, or as a",
+            f"line `name = value` in the TOML file that `{ENV_PREFIX}CONFIG` names; the commands have flags for the",
+            "common ones. Flags win over the environment, the environment over the file.",
             "",
             "| setting | environment | default | |",
             "|---|---|---|---|",

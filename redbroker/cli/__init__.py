@@ -4,8 +4,8 @@
     topic produce consume           use
     doctor bench version            look
 
-What every command shares: `--storage` (a `redbroker dev` that runs is joined, not disturbed), `--format text|json`, one clear
-sentence and a non-zero exit code on failure, and `--dry-run` beside `--yes` where something is lost.
+What every command shares: `--storage` (a `redbroker dev` that runs is joined, not disturbed), `--format text|json`,
+one clear sentence and a non-zero exit code on failure, and `--dry-run` beside `--yes` where something is lost.
 """
 
 from __future__ import annotations

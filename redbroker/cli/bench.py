@@ -77,7 +77,9 @@ async def measure(engine: Engine, topic: Any, records: int, record_bytes: int, o
             advance(1)
     times_ms.sort()
     for name, share in (("p50", 0.5), ("p99", 0.99)):
-        rows.append({"measure": f"append one, {name}", "value": f"{times_ms[int(SERIAL * share)]:.2f} ms", "bytes": None})
+        rows.append(
+            {"measure": f"append one, {name}", "value": f"{times_ms[int(SERIAL * share)]:.2f} ms", "bytes": None}
+        )
     return rows
 
 

@@ -36,7 +36,9 @@ def command(
     follow: Annotated[bool, typer.Option("--follow", "-F", help="Go on at the end; wait for more.")] = False,
     form: Annotated[
         str | None,
-        typer.Option("-f", metavar="FORMAT", help=r"%t topic %p partition %o offset %T time %k key %s value %h headers \n \t"),
+        typer.Option(
+            "-f", metavar="FORMAT", help=r"%t topic %p partition %o offset %T time %k key %s value %h headers \n \t"
+        ),
     ] = None,
     key: Annotated[bool, typer.Option("--key", "-k", help="Key, tab, value.")] = False,
     headers: Annotated[bool, typer.Option("--headers", "-H", help="Headers, tab, value.")] = False,
@@ -122,7 +124,7 @@ class Reader:
         return found
 
     def _records(self, stored: StoredBatch, index: int) -> Iterator[Record]:
-        """The records of one stored batch from the wanted offset on. The batch itself says what its producer wrote: offset 0."""
+        """The records of one stored batch from the wanted offset on; in its own bytes they begin at 0."""
         from redbroker.wire.records import iter_records, read_header
 
         header = read_header(stored.batch)

@@ -26,7 +26,9 @@ def console(*, stderr: bool = False) -> Console:
 
     # A pipe has no width to wrap to: scripts that read the text form get whole lines.
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else 200, soft_wrap=not stream.isatty())
+    return Console(
+        stderr=stderr, highlight=False, width=None if stream.isatty() else 200, soft_wrap=not stream.isatty()
+    )
 
 
 def show(rows: Sequence[dict[str, Any]], output: Format, *, nothing: str = "nothing to show") -> None:

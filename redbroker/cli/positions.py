@@ -1,4 +1,4 @@
-"""Places in a log as people write them: `start`, `end`, `-10` (the last ten), `1500`, `@2h`, `@2026-01-31T12:00`, `@1769860800000`."""
+"""Places in a log as people write them: `start`, `end`, `-10` (the last ten), `1500`, `@2h`, `@2026-01-31T12:00`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from redbroker.cli.shared import raised, refuse
+from redbroker.cli.shared import raised, wrong
 
 if TYPE_CHECKING:
     from redbroker.engine import Engine
+    from redbroker.engine.log import Bounds
     from redbroker.engine.topics import Topic
 
 UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -20,7 +21,7 @@ UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """One place in every partition of a topic; `value` is an offset, a count from the end, or milliseconds since 1970."""
+    """A place in every partition of a topic; `value` is an offset, a count from the end, or milliseconds since 1970."""
 
     kind: Literal["start", "end", "offset", "last", "time"]
     value: int = 0
@@ -38,7 +39,9 @@ class Position:
             return cls("offset", int(word))
         if word.startswith("@"):
             return cls("time", _moment_ms(word[1:]))
-        refuse(f"{word!r} is no place in a log: start, end, an offset, -N for the last N, or @TIME (@2h, @2026-01-31T12:00)")
+        raise wrong(
+            f"{word!r} is no place in a log: start, end, OFFSET, -N (the last N) or @TIME (@2h, @2026-01-31T12:00)"
+        )
 
 
 def _moment_ms(word: str) -> int:
@@ -52,7 +55,7 @@ def _moment_ms(word: str) -> int:
     try:
         return int(datetime.fromisoformat(word).timestamp() * 1_000)
     except ValueError:
-        refuse(f"@{word} is no time: @2h, @2026-01-31T12:00 or milliseconds since 1970")
+        raise wrong(f"@{word} is no time: @2h, @2026-01-31T12:00 or milliseconds since 1970")
 
 
 async def place(engine: Engine, topic: Topic, position: Position, partitions: Iterable[int]) -> dict[int, int]:
@@ -60,7 +63,7 @@ async def place(engine: Engine, topic: Topic, position: Position, partitions: It
     wanted = list(partitions)
     for partition in wanted:
         if not 0 <= partition < topic.partitions:
-            refuse(f"{topic.name} has partitions 0 to {topic.partitions - 1}, not {partition}")
+            raise wrong(f"{topic.name} has partitions 0 to {topic.partitions - 1}, not {partition}")
     bounds = [raised(bound) for bound in await engine.log.bounds([(topic, partition) for partition in wanted])]
     if position.kind == "time":
         found = await engine.log.find_time([(topic, partition, position.value) for partition in wanted])
@@ -69,13 +72,15 @@ async def place(engine: Engine, topic: Topic, position: Position, partitions: It
             hit = raised(answer)
             offsets.append(bound.next if hit is None else hit[0])  # nothing is that new: wait at the end
         return dict(zip(wanted, offsets, strict=True))
-    at = {
-        "start": lambda bound: bound.log_start,
-        "end": lambda bound: bound.next,
-        "last": lambda bound: bound.next - position.value,
-        "offset": lambda bound: position.value,
-    }[position.kind]
-    return {
-        partition: min(max(at(bound), bound.log_start), bound.next)
-        for partition, bound in zip(wanted, bounds, strict=True)
-    }
+    at = [_within(position, bound) for bound in bounds]
+    return dict(zip(wanted, at, strict=True))
+
+
+def _within(position: Position, bound: Bounds) -> int:
+    """The offset in one log; what lies outside of it becomes its nearest end."""
+    if position.kind == "start":
+        return bound.log_start
+    if position.kind == "end":
+        return bound.next
+    offset = bound.next - position.value if position.kind == "last" else position.value
+    return min(max(offset, bound.log_start), bound.next)

@@ -22,7 +22,7 @@ from redbroker.cli.shared import (
     StorageOption,
     counted,
     pairs,
-    refuse,
+    wrong,
     settings_for,
     with_engine,
 )
@@ -46,32 +46,41 @@ CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
 def command(
     name: Annotated[str, typer.Argument(metavar="TOPIC")],
-    key: Annotated[str | None, typer.Option("--key-separator", "-k", help="What parts key from value in a line.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key-separator", "-k", help="What parts key from value in a line.")
+    ] = None,
     header: Annotated[list[str], typer.Option("--header", "-H", metavar="NAME=VALUE", help="On every record.")] = [],  # noqa: B006
     codec: Annotated[str, typer.Option("--codec", "-z", help=", ".join(CODECS) + ".")] = "none",
-    file: Annotated[Path | None, typer.Option("--file", exists=True, dir_okay=False, help="Instead of standard input.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", exists=True, dir_okay=False, help="Instead of standard input.")
+    ] = None,
     json: Annotated[
-        bool, typer.Option("--json", "-J", help="Lines are objects: value, and key, headers, partition, timestamp if any.")
+        bool,
+        typer.Option("--json", "-J", help="Lines are objects: value, and key, headers, partition, timestamp if any."),
     ] = False,
-    partition: Annotated[int | None, typer.Option("--partition", "-p", min=0, help="Default: by key, or spread.")] = None,
+    partition: Annotated[
+        int | None, typer.Option("--partition", "-p", min=0, help="Default: by key, or spread.")
+    ] = None,
     acks: Annotated[str, typer.Option("--acks", help="all or 1.")] = "all",
     storage: StorageOption = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Append each line of standard input, or of a file, as a record."""
     if codec not in CODECS:
-        refuse(f"--codec takes {', '.join(CODECS)}, not {codec}")
+        raise wrong(f"--codec takes {', '.join(CODECS)}, not {codec}")
     if acks not in ("all", "1"):
-        refuse(f"--acks takes all or 1, not {acks}")
+        raise wrong(f"--acks takes all or 1, not {acks}")
     if key == "":
-        refuse("--key-separator takes at least one character")
-    headers = [(name, value.encode()) for name, value in pairs(header, "--header").items()]
+        raise wrong("--key-separator takes at least one character")
+    headers: list[tuple[str, bytes | None]] = [
+        (name, value.encode()) for name, value in pairs(header, "--header").items()
+    ]
     lines = Lines(key=key.encode() if key else None, json=json, headers=headers, partition=partition)
 
     async def work(engine: Engine) -> int:
         topic = engine.topics.get(name) or await engine.topics.ensure(name)
         if partition is not None and partition >= topic.partitions:
-            refuse(f"{name} has partitions 0 to {topic.partitions - 1}, not {partition}")
+            raise wrong(f"{name} has partitions 0 to {topic.partitions - 1}, not {partition}")
         writer = Writer(engine, topic, codec, acks=-1 if acks == "all" else 1)
         source = file.open("rb", buffering=0) if file else sys.stdin.buffer
         total = file.stat().st_size if file else None
@@ -127,7 +136,7 @@ class Lines:
             if self.separator is not None:
                 key, found, value = line.partition(self.separator)
                 if not found:
-                    refuse(f"line {self.number} has no key separator {self.separator.decode()!r}")
+                    raise wrong(f"line {self.number} has no key separator {self.separator.decode()!r}")
             yield self.partition, Record(0, now_ms(), key, value, self.headers)
 
     def _from_json(self, line: bytes) -> tuple[int | None, Record]:
@@ -140,13 +149,15 @@ class Lines:
             if not isinstance(told, dict) or "value" not in told:
                 raise ValueError('an object with "value" is expected')
             given = told.get("headers") or []
-            headers = [(str(name), _bytes(value)) for name, value in (given.items() if isinstance(given, dict) else given)]
+            headers = [
+                (str(name), _bytes(value)) for name, value in (given.items() if isinstance(given, dict) else given)
+            ]
             partition = told.get("partition", self.partition)
             timestamp = int(told.get("timestamp", now_ms()))
             record = Record(0, timestamp, _bytes(told.get("key")), _bytes(told["value"]), self.headers + headers)
             return (None if partition is None else int(partition)), record
         except (ValueError, TypeError) as wrong:
-            refuse(f"line {self.number} is no record: {wrong}")
+            raise wrong(f"line {self.number} is no record: {wrong}")
 
 
 def _bytes(value: Any) -> bytes | None:
@@ -196,7 +207,9 @@ class Writer:
                 sizes[partition] = 0
             batches[-1].append(record)
             sizes[partition] = sizes.get(partition, 0) + nbytes
-        self._spread = (self._spread + 1) % self.topic.partitions  # keyless records: the next partition for the next write
+        self._spread = (
+            self._spread + 1
+        ) % self.topic.partitions  # keyless records: the next partition for the next write
         for turn in range(max(map(len, waiting.values()), default=0)):
             await self._append({index: batches[turn] for index, batches in waiting.items() if turn < len(batches)})
         self.count += len(records)
@@ -212,7 +225,7 @@ class Writer:
         left: list[Append] = []
         for index, records in batches.items():
             if not 0 <= index < self.topic.partitions:
-                refuse(f"{self.topic.name} has partitions 0 to {self.topic.partitions - 1}, not {index}")
+                raise wrong(f"{self.topic.name} has partitions 0 to {self.topic.partitions - 1}, not {index}")
             batch = build_batch(
                 records,
                 codec=self.codec,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -100,14 +100,14 @@ def pairs(words: list[str], flag: str) -> dict[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:
-            refuse(f"{flag} takes NAME=VALUE, not {word!r}")
+            raise wrong(f"{flag} takes NAME=VALUE, not {word!r}")
         found[name] = value
     return found
 
 
-def refuse(sentence: str) -> NoReturn:
-    """Leave with code 2: the command line was not understood."""
-    raise typer.BadParameter(sentence)
+def wrong(sentence: str) -> typer.BadParameter:
+    """What to raise when the command line is not understood: the command leaves with code 2."""
+    return typer.BadParameter(sentence)
 
 
 def confirm(sentence: str, *, yes: bool, dry_run: bool) -> bool:
@@ -120,5 +120,5 @@ def confirm(sentence: str, *, yes: bool, dry_run: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        refuse(f"{sentence}: not done without --yes, since nobody can be asked here")
+        raise wrong(f"{sentence}: not done without --yes, since nobody can be asked here")
     return typer.confirm(f"{sentence}. Go on?", default=False)

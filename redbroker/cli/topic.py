@@ -18,7 +18,7 @@ from redbroker.cli.shared import (
     counted,
     pairs,
     raised,
-    refuse,
+    wrong,
     settings_for,
     topic_named,
     with_engine,
@@ -215,7 +215,7 @@ def trim(
 
     position = Position.parse(before)
     if position.kind == "last":
-        refuse("--before takes an offset, @TIME or end")
+        raise wrong("--before takes an offset, @TIME or end")
     settings = settings_for(storage)
 
     async def look(engine: Engine) -> tuple[dict[int, int], int]:
@@ -232,9 +232,7 @@ def trim(
     async def work(engine: Engine) -> list[dict[str, Any]]:
         topic = topic_named(engine, name)
         starts = await engine.log.trim([(topic, index, target) for index, target in targets.items()])
-        return [
-            {"partition": index, "start": raised(start)} for index, start in zip(targets, starts, strict=True)
-        ]
+        return [{"partition": index, "start": raised(start)} for index, start in zip(targets, starts, strict=True)]
 
     show(with_engine(settings, work), output)
 

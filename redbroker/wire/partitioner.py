@@ -1,7 +1,7 @@
-"""Which partition a key belongs to: Kafka's own choice, so that every client's records of one key meet in one partition.
+"""Which partition a key belongs to: Kafka's own choice, so that all clients put a key's records in one partition.
 
-The hash is murmur2 with Kafka's seed, as in the Java clients' `Utils.murmur2` and `BuiltInPartitioner`. librdkafka's default
-(`consistent_random`) is CRC-32 instead: clients that must agree set `partitioner=murmur2_random` there.
+The hash is murmur2 with Kafka's seed, as in the Java clients' `Utils.murmur2` and `BuiltInPartitioner`. librdkafka's
+default (`consistent_random`) is CRC-32 instead: clients that must agree set `partitioner=murmur2_random` there.
 """
 
 from __future__ import annotations

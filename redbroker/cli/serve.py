@@ -1,0 +1,100 @@
+"""A worker's life: open the engine, open the Kafka door, say `ready`, serve until a signal, drain.
+
+`redbroker dev`, `redbroker worker` and `workers/broker.py` all come here; there is no logic beyond composing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from redbroker.broker.server import Server
+from redbroker.cli.logs import configure
+from redbroker.config import SettingsError
+from redbroker.engine import Engine
+
+if TYPE_CHECKING:
+    from redbroker.config import Settings
+
+log = logging.getLogger("redbroker")
+
+STARTED = time.monotonic()
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once. Raises what one sentence explains."""
+    configure(settings)
+    with anyio.CancelScope() as life:
+        signals = Signals(life)
+        async with Engine.open(settings) as engine:
+            for finding in engine.checks:
+                log.warning(str(finding))
+            server = Server(engine, settings)
+            signals.server = server
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(server.run)
+                    await server.ready.wait()
+                    print(ready_line(server, engine), flush=True)
+                    await signals.first.wait()
+                    await server.drain()
+            except* OSError as group:
+                raise _explained(group.exceptions[0], settings) from None
+    log.info("stopped")
+
+
+class Signals:
+    """The first SIGTERM or SIGINT asks for a drain, the second ends everything; before `ready`, the first does."""
+
+    def __init__(self, life: anyio.CancelScope) -> None:
+        self.life = life
+        self.server: Server | None = None
+        self.first = anyio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._heard)
+
+    def _heard(self) -> None:
+        if self.server is None or not self.server.ready.is_set() or self.first.is_set():
+            self.life.cancel()
+        self.first.set()
+
+
+def ready_line(server: Server, engine: Engine) -> str:
+    """What a person, a script or a test waits for: where clients connect, where the data lies, how long it took."""
+    host, port = server.advertised
+    workers = len(engine.workers.live())
+    parts = [
+        "ready",
+        f"kafka {host}:{port}",
+        f"storage {engine.storage.name}",
+        *([f"http {server.settings.http_host}:{server.http.port}"] if server.http else []),
+        f"({workers} worker{'' if workers == 1 else 's'}, {_age_ms():.0f} ms)",
+    ]
+    return "  ".join(parts)
+
+
+def _age_ms() -> float:
+    """Milliseconds since this process was started, the interpreter's own start included where the system tells."""
+    try:
+        with open("/proc/self/stat") as stat:
+            started_ticks = int(stat.read().rpartition(")")[2].split()[19])
+        return (time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")) * 1_000
+    except (OSError, AttributeError):
+        return (time.monotonic() - STARTED) * 1_000
+
+
+def _explained(error: BaseException, settings: Settings) -> BaseException:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        taken = [str(port) for port in (settings.port, settings.http_port) if port]
+        return SettingsError(
+            f"port {' or '.join(taken)} on {settings.host} is in use: choose another with --port or --http-port."
+        )
+    return error
