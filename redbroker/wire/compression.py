@@ -107,7 +107,7 @@ def _from_gzip(data: Buffer, bytes_max: int) -> bytes:
 
 def _to_xerial(data: bytes) -> bytes:
     parts = [XERIAL_HEAD]
-    for start in range(0, len(data), XERIAL_BLOCK_BYTES):
+    for start in range(0, max(1, len(data)), XERIAL_BLOCK_BYTES):  # some readers want one at least
         block = bytes(cramjam.snappy.compress_raw(data[start : start + XERIAL_BLOCK_BYTES]))
         parts += SIZE.pack(len(block)), block
     return b"".join(parts)

@@ -18,7 +18,7 @@ from itertools import groupby
 from typing import Any
 
 from redbroker.wire import primitives
-from redbroker.wire.tables import FIXED, SIZED, Field, Struct, starts_as_struct
+from redbroker.wire.tables import FIXED, SIZED, Field, Struct, maker, starts_as_struct
 
 I16, I32 = struct.Struct(">h"), struct.Struct(">i")
 
@@ -42,7 +42,7 @@ class Source:
 
     def constant(self, value: Any) -> str:
         """An expression for a value: a name bound to it, or the literal itself."""
-        if value is None or type(value) in (bool, int, str, bytes) or value == ():
+        if value is None or type(value) in (bool, int, str, bytes):
             return repr(value)
         name = self.fresh("K")
         self.names[name] = value
@@ -101,9 +101,10 @@ class Decoder(Source):
         self.put(depth, f"{out} = {self.constant(shape.cls)}({arguments})")
 
     def default(self, line: Field) -> str:
-        if starts_as_struct(line) and line.struct is not None:
-            return self.constant(line.struct.cls) + "()"
-        return self.constant(line.default)
+        make = maker(line)
+        if make is None:
+            return self.constant(line.default)
+        return "[]" if make is list else self.constant(make) + "()"
 
     def tags(self, depth: int, fields: list[Field], variables: dict[str, str]) -> None:
         """Reads the tagged section: known fields by their tags, the rest skipped by their sizes."""

@@ -21,7 +21,7 @@ The names, types and versions come from apache/kafka's message definitions, in s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 from uuid import UUID
@@ -135,7 +135,7 @@ def parse(text: str, name: str) -> Struct:
         parent = open_blocks[-1][1]
         try:
             line = _field(words, parent.name)
-        except (ValueError, IndexError) as error:
+        except (ValueError, LookupError) as error:
             raise ValueError(f"{name}: cannot read {' '.join(words)!r}: {error}") from error
         if any(f.name == line.name for f in parent.fields):
             raise ValueError(f"{name}: {line.name!r} appears twice in {parent.name}")
@@ -179,7 +179,7 @@ def _default(line: Field, text: str | None) -> Any:
     if text == "null":
         return NULL_UUID if line.type == "uuid" else None
     if text is None:
-        return () if line.array else EMPTY.get(line.type, None if line.struct else 0)
+        return [] if line.array else EMPTY.get(line.type, None if line.struct else 0)
     if line.type == "bool":
         return {"true": True, "false": False}[text]
     if line.type == "f64":
@@ -194,8 +194,15 @@ def _default(line: Field, text: str | None) -> Any:
 
 
 def starts_as_struct(line: Field) -> bool:
-    """True for a single struct that is present by default: every new object needs one of its own."""
+    """True for a single struct that is present by default."""
     return line.type == "{}" and line.nulls is None
+
+
+def maker(line: Field) -> Callable[[], Any] | None:
+    """What makes the default where every new object needs one of its own: a list or a struct; else None."""
+    if starts_as_struct(line) and line.struct is not None:
+        return line.struct.cls
+    return list if line.default == [] else None
 
 
 def _build_classes(struct: Struct) -> None:
@@ -204,8 +211,6 @@ def _build_classes(struct: Struct) -> None:
     for line in struct.fields:
         if line.struct is not None:
             _build_classes(line.struct)
-        if starts_as_struct(line) and line.struct is not None:
-            members.append((line.name, Any, field(default_factory=line.struct.cls)))
-        else:
-            members.append((line.name, Any, field(default=line.default)))
+        make = maker(line)
+        members.append((line.name, Any, field(default=line.default) if make is None else field(default_factory=make)))
     struct.cls = make_dataclass(struct.name, members, slots=True)
