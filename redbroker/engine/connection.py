@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import hiredis
@@ -73,12 +73,14 @@ class Storage:
         self._loop = asyncio.get_running_loop()
         self._nodes: dict[Address, Node] = {}
         self._owners: list[Node] = []
+        self._seen: list[Node] = []  # the owners at the last refresh; MOVED changes `_owners` in between
         self._calls: list[Route] = []
         self._acks: list[Route] = []
         self._prefixes: dict[tuple[bytes, tuple[bytes, ...], int], ScriptPrefix] = {}
         self._loads = [("SCRIPT", "LOAD", script.source) for script in all_scripts()]
         self._refreshing: asyncio.Task[None] | None = None
         self._closed = False
+        self._watchers: list[Callable[[], None]] = []
         self._apply(topology)
 
     @classmethod
@@ -243,6 +245,10 @@ class Storage:
 
     # --- topology ------------------------------------------------------------------------------------------------
 
+    def on_topology_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever a slot got another master."""
+        self._watchers.append(callback)
+
     def refresh_soon(self) -> None:
         """Look at the topology again, at most once per `REFRESH_PAUSE_S`; nothing to do for a single server."""
         single = not self.cluster and not self.target.sentinel and len(self.target.seeds) == 1
@@ -272,6 +278,7 @@ class Storage:
             return  # a server of another kind took the address; calls to it will fail by themselves
         count = SLOTS if self.cluster else 1
         first = self._node(topology.masters[0].address)
+        before = self._seen
         self._owners = self._owners or [first] * count
         for master in topology.masters:
             node = self._node(master.address)
@@ -288,6 +295,10 @@ class Storage:
             else:
                 node.calls.reroute_if_down()
                 node.acks.reroute_if_down()
+        self._seen = self._owners[:]
+        if before != self._seen:
+            for callback in self._watchers:
+                callback()
 
     def _routes(self, old: list[Route], lanes: Sequence[Lane]) -> list[Route]:
         if not any(isinstance(route, Hold) for route in old):
