@@ -165,6 +165,11 @@ class Topics:
             topic = self._put(name, stored)
         return topic
 
+    async def exists(self, topic: Topic) -> bool:
+        """Whether Redis still has this very topic (not another of its name)."""
+        stored = await self._storage.call(self._keys.topics, "HGET", self._keys.topics, topic.name)
+        return stored is not None and UUID(orjson.loads(stored)["id"]) == topic.id
+
     # --- changing ------------------------------------------------------------------------------------------
 
     async def create(

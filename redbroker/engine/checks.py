@@ -1,0 +1,199 @@
+"""What a Redis server's own settings mean for the data, in one sentence each.
+
+`check_server` is a pure function of what INFO and CONFIG GET answer; `inspect` asks every master. A finding tells
+what is set, what can be lost by it, and the command that mends it. A risk can lose acknowledged records and stops a
+worker that runs with `strict`; a note is for those who want to know (`redbroker doctor`). A server that is too old is
+no finding: it is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from redbroker.engine.target import StorageError
+from redbroker.errors import ErrorCode, KafkaError
+
+if TYPE_CHECKING:
+    from redbroker.config import Settings
+    from redbroker.engine.connection import Storage
+
+VERSION_MIN = (7, 0)
+CONFIGS = (
+    "maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "cluster-allow-replica-migration",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to know about a server: its level, the fact, what it can cost, and what mends it."""
+
+    level: Literal["risk", "note"]
+    server: str
+    sentence: str
+    loses: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.server}: {self.sentence}: {self.loses}.{f' Mend: {self.mend}' if self.mend else ''}"
+
+
+def parse_info(text: bytes) -> dict[str, str]:
+    """The fields of an INFO reply."""
+    lines = (line.partition(":") for line in text.decode(errors="replace").splitlines() if ":" in line)
+    return {name: value.strip() for name, _, value in lines}
+
+
+def check_version(server: str, info: Mapping[str, str]) -> None:
+    """Refuse a server older than 7.0 (sharded pub/sub); Valkey and others report a compatible `redis_version`."""
+    version = info.get("redis_version", "")
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < VERSION_MIN:
+        name = f"{info.get('server_name', 'redis')} {version or 'of an unknown version'}"
+        raise StorageError(
+            ErrorCode.UNSUPPORTED_VERSION,
+            f"storage_url leads to {server}, which runs {name}: Redis 7.0 or any Valkey is needed.",
+        )
+
+
+def check_server(
+    server: str,
+    info: Mapping[str, str],
+    config: Mapping[str, str] | None,
+    settings: Settings,
+    *,
+    embedded: bool = False,
+) -> list[Finding]:
+    """The findings for one master, risks first. `config` is None where the server does not let us read it."""
+    known = {
+        "maxmemory-policy": info.get("maxmemory_policy", ""),
+        "appendonly": {"0": "no", "1": "yes"}.get(info.get("aof_enabled", ""), ""),
+        **(config or {}),
+    }
+    found = [*_eviction(server, known), *_persistence(server, info, known, embedded), *_cluster(server, info, known)]
+    found += _copies(server, info, settings, embedded)
+    if config is None:
+        found.append(
+            Finding("note", server, "CONFIG GET is forbidden here (usual for managed Redis)",
+                    f"{', '.join(CONFIGS)} could not be checked", "look at them in the provider's console")
+        )  # fmt: skip
+    return sorted(found, key=lambda finding: finding.level != "risk")
+
+
+def _eviction(server: str, known: Mapping[str, str]) -> Iterable[Finding]:
+    policy = known["maxmemory-policy"]
+    if policy and policy != "noeviction":
+        level: Literal["risk", "note"] = "risk" if policy.startswith("allkeys") else "note"
+        loses = "Redis may delete whole partitions to make room" if level == "risk" else "no key of ours may be evicted"
+        yield Finding(level, server, f"maxmemory-policy is {policy}", loses, "CONFIG SET maxmemory-policy noeviction")
+
+
+def _persistence(server: str, info: Mapping[str, str], known: Mapping[str, str], embedded: bool) -> Iterable[Finding]:
+    if known["appendonly"] == "no":
+        yield Finding(
+            "risk", server, "appendonly is no", "a restart loses every record since the last snapshot",
+            "CONFIG SET appendonly yes",
+        )  # fmt: skip
+        return
+    fsync = known.get("appendfsync")
+    if fsync == "no":
+        yield Finding(
+            "risk", server, "appendfsync is no", "a crash of the machine loses half a minute of records or more",
+            "CONFIG SET appendfsync always (or everysec)",
+        )  # fmt: skip
+    elif fsync == "everysec":
+        mend = "" if embedded else "CONFIG SET appendfsync always"
+        yield Finding("note", server, "appendfsync is everysec", "a power loss can cost about two seconds", mend)
+    if known.get("no-appendfsync-on-rewrite") == "yes":
+        yield Finding(
+            "risk", server, "no-appendfsync-on-rewrite is yes", "a power loss can cost minutes",
+            "CONFIG SET no-appendfsync-on-rewrite no",
+        )  # fmt: skip
+    if info.get("aof_last_write_status", "ok") != "ok":
+        yield Finding(
+            "risk", server, "the append-only file could not be written", "appends are refused (disk full?)",
+            "free space on its disk",
+        )  # fmt: skip
+
+
+def _cluster(server: str, info: Mapping[str, str], known: Mapping[str, str]) -> Iterable[Finding]:
+    if info.get("cluster_enabled") != "1":
+        return
+    if info.get("cluster_state", "ok") != "ok":
+        yield Finding(
+            "risk", server, "cluster_state is not ok", "partitions in uncovered slots can be neither read nor written",
+            "redis-cli --cluster check",
+        )  # fmt: skip
+    if known.get("cluster-allow-replica-migration") == "yes":
+        yield Finding(
+            "note", server, "cluster-allow-replica-migration is yes",
+            "a replica that moves away leaves acks=all waiting for copies that are not there",
+            "CONFIG SET cluster-allow-replica-migration no",
+        )  # fmt: skip
+
+
+def _copies(server: str, info: Mapping[str, str], settings: Settings, embedded: bool) -> Iterable[Finding]:
+    seen = int(info.get("connected_slaves", "0"))
+    replicas = seen if settings.replicas is None else settings.replicas
+    asked = settings.min_insync_replicas
+    if seen < replicas:
+        yield Finding(
+            "risk", server, f"{seen} of {replicas} replicas are connected",
+            "acks=all is refused while min.insync.replicas needs them", "start the missing replicas",
+        )  # fmt: skip
+    if asked is not None and asked > 1 + replicas:
+        yield Finding(
+            "risk", server, f"min_insync_replicas is {asked}, but there are {1 + replicas} copies",
+            "acks=all is always refused", "add replicas, or leave min_insync_replicas unset",
+        )  # fmt: skip
+    if asked is not None and asked < 1 + replicas:
+        yield Finding(
+            "risk", server, f"min_insync_replicas is {asked} of {1 + replicas} copies",
+            "a failover may promote a replica that lacks records acknowledged with acks=all",
+            "leave min_insync_replicas unset",
+        )  # fmt: skip
+    if replicas == 0 and not embedded:
+        yield Finding("note", server, "there are no replicas", "a lost disk loses the log", "add a replica per master")
+
+
+async def inspect(storage: Storage, settings: Settings) -> list[Finding]:
+    """Ask every master and judge what it answers, risks first; `StorageError` when one is too old."""
+    infos, configs, states = await asyncio.gather(
+        storage.on_masters("INFO"),
+        _allowed(storage, "CONFIG", "GET", *CONFIGS),
+        _allowed(storage, "CLUSTER", "INFO") if storage.cluster else _nothing(),
+    )
+    found = []
+    embedded = settings.storage_url.startswith("embedded:")
+    for server, text in infos:
+        info = parse_info(text) | parse_info(states.get(server) or b"")
+        check_version(server, info)
+        flat = configs.get(server)
+        config = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True)) if flat else None
+        found += check_server(server, info, config, settings, embedded=embedded)
+    return sorted(found, key=lambda finding: finding.level != "risk")
+
+
+async def _allowed(storage: Storage, *words: str) -> dict[str, Any]:
+    """A command's reply by server; nothing where it is forbidden, renamed away or unknown."""
+    try:
+        return dict(await storage.on_masters(*words))
+    except KafkaError as refused:
+        if refused.retriable:
+            raise
+        return {}
+
+
+async def _nothing() -> dict[str, Any]:
+    return {}
+
+
+def refuse_risks(findings: Iterable[Finding]) -> None:
+    """With `strict`: a risk of losing records is a reason not to start."""
+    risks = [finding for finding in findings if finding.level == "risk"]
+    if risks:
+        more = f" ({len(risks) - 1} more)" if len(risks) > 1 else ""
+        raise StorageError(ErrorCode.POLICY_VIOLATION, f"strict is set, and records are at risk{more}: {risks[0]}")
