@@ -14,20 +14,16 @@ from redbroker.wire.schema import NULL_UUID
 if TYPE_CHECKING:
     from redbroker.engine.topics import Topic, Topics
 
-__all__ = ["find_topic", "known_topic"]
-
-
-def known_topic(topics: Topics, name: str, topic_id: UUID) -> Topic | None:
-    """The topic of this id, or of this name where the id is zero, as far as this worker knows."""
-    return topics.get(name) if topic_id == NULL_UUID else topics.by_id(topic_id)
+__all__ = ["find_topic"]
 
 
 async def find_topic(topics: Topics, name: str, topic_id: UUID = NULL_UUID) -> Topic | None:
-    """The same, asking Redis where this worker knows none; KafkaError where Redis is away. Known ones cost no wait."""
-    topic = known_topic(topics, name, topic_id)
-    if topic is not None:
-        return topic
+    """The topic of this id, or of this name where the id is zero; None where there is none.
+
+    A known one costs no wait. KafkaError where Redis cannot be asked.
+    """
     if topic_id == NULL_UUID:
-        return await topics.find(name)
-    await topics.reload()
+        return topics.get(name) or await topics.find(name)
+    if topics.by_id(topic_id) is None:
+        await topics.reload()
     return topics.by_id(topic_id)

@@ -1,7 +1,7 @@
 """A worker's handlers without sockets: requests and answers go through the real codecs and the real dispatch.
 
-    door = Door(engine, settings)
-    answer = await door.ask(produce.API, 9, acks=-1, topic_data=[…])
+door = Door(engine, settings)
+answer = await door.ask(produce.API, 9, acks=-1, topic_data=[…])
 """
 
 from __future__ import annotations

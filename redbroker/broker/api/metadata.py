@@ -82,11 +82,13 @@ INTERNAL = frozenset({"__consumer_offsets", "__transaction_state", "__share_grou
 @API
 async def metadata(request: Any, ctx: Context) -> Any:
     """The cluster as this worker knows it; asks Redis only for leader epochs and for topics to be created."""
+    workers = ctx.engine.workers
+    if not workers.live():
+        raise KafkaError(ErrorCode.LEADER_NOT_AVAILABLE, "No worker is alive.")
     found = await find(request, ctx)
     topics = [one for one in found if isinstance(one, Topic)]
     epochs = await ctx.server.leader_epochs.of(topics) if ctx.version >= EPOCHS_FROM else [()] * len(topics)
     by_id = {topic.id: each for topic, each in zip(topics, epochs, strict=True)}
-    workers = ctx.engine.workers
     return Response(
         brokers=[Broker(worker.node_id, worker.host, worker.port, worker.rack) for worker in workers.live()],
         cluster_id=ctx.engine.cluster_id,
@@ -148,7 +150,7 @@ def refused(one: Any, code: ErrorCode, version: int) -> Any:
 
 
 def describe(topic: Topic, epochs: Sequence[int], ctx: Context) -> Any:
-    """One existing topic with its leaders; no live worker at all: LEADER_NOT_AVAILABLE and leader -1."""
+    """One existing topic with its leaders."""
     epochs = epochs or (-1,) * topic.partitions
     leader = ctx.engine.workers.leader
     partitions = []
