@@ -48,8 +48,9 @@ class Connection(asyncio.BufferedProtocol):
     """The protocol object of one accepted socket. All state belongs to the event loop's thread."""
 
     __slots__ = (
-        "_delivered", "_delivered_s", "_flush_due", "_loop", "_lost", "_reader", "_reading", "_received_s", "_server",
-        "_slots", "_transport", "_waiting", "_write_paused", "_written", "closing", "host",
+        "_delivered", "_delivered_s", "_flush_due", "_loop", "_lost", "_reader", "_reading", "_received_s",
+        "_released_bytes", "_server", "_slots", "_transport", "_waiting", "_write_paused", "_written", "closing",
+        "host",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -62,6 +63,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reading = True
         self._write_paused = False
         self._flush_due = False
+        self._released_bytes = 0  # of frames whose requests are answered, not yet given back to the budget
         self._lost = False
         self._written = self._delivered = 0  # bytes given to the transport, and of those, taken by the client
         self._received_s = self._delivered_s = self._loop.time()
@@ -218,8 +220,13 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             slot.answered = True
             slot.request = slot.task = None
-            self._server.budget.count(0, -slot.held_bytes)
-            self._flush_soon()
+            self._released_bytes += slot.held_bytes
+            if not self._flush_due:
+                if len(self._slots) == 1:  # a lone answer leaves at once; several leave together after this loop tick
+                    self._flush()
+                else:
+                    self._flush_due = True
+                    self._loop.call_soon(self._flush)
 
     def _refuse_in_turn(self, refused: Refused) -> None:
         """This stream cannot be read any further: close it once the requests before have their answers."""
@@ -233,7 +240,9 @@ class Connection(asyncio.BufferedProtocol):
         slot.answered = slot.closes = True
         self._slots.append(slot)
         self.update_reading()
-        self._flush_soon()
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
 
     def _drop_unfinished(self) -> None:
         """Give back what an unfinished frame holds; nothing more is read."""
@@ -247,17 +256,12 @@ class Connection(asyncio.BufferedProtocol):
 
     # --- answers ----------------------------------------------------------------------------------------------
 
-    def _flush_soon(self) -> None:
-        """A lone answer leaves at once; several wait for the end of this loop tick, to leave together."""
-        if len(self._slots) == 1:
-            self._flush()
-        elif not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
-
     def _flush(self) -> None:
         """Send the answers that are ready and in turn, then go on with what waited for that."""
         self._flush_due = False
+        if self._released_bytes:
+            self._server.budget.count(0, -self._released_bytes)
+            self._released_bytes = 0
         segments: list[Any] = []
         while self._slots and self._slots[0].answered and not self._write_paused:
             slot = self._slots.popleft()

@@ -107,6 +107,8 @@ class Server:
         self._listener = await loop.create_server(
             lambda: Connection(self), self.settings.host, self.settings.port, backlog=BACKLOG
         )
+        for listening in self._listener.sockets:  # accepted sockets inherit it: half-open clients are found out
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.port = int(self._listener.sockets[0].getsockname()[1])
         host, port = self.advertised
         await self.engine.workers.register(host, port, self.settings.rack)
