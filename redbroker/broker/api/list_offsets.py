@@ -149,9 +149,10 @@ def answer(
     want: Any, bound: Bounds | KafkaError, searched: tuple[int, int, int] | KafkaError | None
 ) -> Found | ErrorCode:
     """The answer for one partition from what was read: its bounds, and what a search by time gave."""
-    for read in (bound, searched):
-        if isinstance(read, KafkaError):
-            return read.code
+    if isinstance(bound, KafkaError):
+        return bound.code
+    if isinstance(searched, KafkaError):
+        return searched.code
     refused = check_claim(want.current_leader_epoch, bound.leader_epoch)
     if refused:
         return refused
