@@ -78,8 +78,12 @@ class Decoder(Source):
             "i16": I16.unpack_from, "i32": I32.unpack_from,
         }  # fmt: skip
         self.put(0, "def run(buf, pos=0):")
-        self.put(1, "end = len(buf)", "view = memoryview(buf)", "try:")
+        self.put(1, "end = len(buf)")
+        head = len(self.lines)
+        self.put(1, "try:")
         self.struct(2, root, "result")
+        if any("view[" in line for line in self.lines):
+            self.lines.insert(head, "    view = memoryview(buf)")
         self.put(2, "return result, pos")
         self.put(1, "except broken as error:")
         self.put(2, f"raise Malformed(f'{root.name} v{self.version}: {{error}}') from error")

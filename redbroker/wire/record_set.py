@@ -17,6 +17,7 @@ from redbroker.errors import ErrorCode, KafkaError
 
 VARLONG_BYTES_MAX = 10
 VARINTS_MAX = 1 << 12
+new_tuple = tuple.__new__  # skips the argument handling of a named tuple's own constructor
 
 
 class Record(NamedTuple):
@@ -50,13 +51,20 @@ def to_varint(value: int) -> bytes:
 
 def read_varint(data: bytes, pos: int) -> tuple[int, int]:
     """(value, next position); IndexError at the end of the data, CORRUPT_MESSAGE above ten bytes."""
+    low = data[pos]
+    if low < 0x80:
+        return low >> 1 ^ -(low & 1), pos + 1
+    high = data[pos + 1]
+    if high < 0x80:
+        low += (high - 1) << 7
+        return low >> 1 ^ -(low & 1), pos + 2
     rest = 0
     for shift in range(0, 7 * VARLONG_BYTES_MAX, 7):
         byte = data[pos]
         pos += 1
         rest |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return (rest >> 1) ^ -(rest & 1), pos
+            return rest >> 1 ^ -(rest & 1), pos
     raise _corrupt("a varint exceeds ten bytes")
 
 
@@ -103,47 +111,39 @@ def split_records(
         for _ in range(count):
             size, pos = read_varint(data, pos)
             stop = pos + size
-            if size < 0 or stop > end:
+            if not pos < stop <= end:
                 raise _corrupt("a record reaches past the end")
-            delta_ms, pos = read_varint(data, pos + 1)
-            offset_delta, pos = read_varint(data, pos)
-            key, pos = _read_bytes(data, pos, stop)
-            value, pos = _read_bytes(data, pos, stop)
-            headers, pos = _read_headers(data, pos, stop)
-            if pos != stop:
+            delta_ms, pos = read_varint(data, pos + 1)  # the record's attributes are not in use
+            delta, pos = read_varint(data, pos)
+            size, pos = read_varint(data, pos)
+            key = None if size < 0 else data[pos : (pos := pos + size)]
+            size, pos = read_varint(data, pos)
+            value = None if size < 0 else data[pos : (pos := pos + size)]
+            headers: Sequence[tuple[str, bytes | None]] = ()
+            if data[pos]:
+                headers, pos = _read_headers(data, pos)
+            else:
+                pos += 1
+            if pos != stop:  # positions only grow: this finds every length that reached past the record
                 raise _corrupt("a record has not the size it states")
             timestamp = first_ms + delta_ms if append_time_ms is None else append_time_ms
-            yield Record(base_offset + offset_delta, timestamp, key, value, headers)
+            yield new_tuple(Record, (base_offset + delta, timestamp, key, value, headers))
     except (IndexError, UnicodeDecodeError) as error:
         raise _corrupt(str(error)) from error
     if pos != end:
         raise _corrupt("there are more than it states")
 
 
-def _read_bytes(data: bytes, pos: int, stop: int) -> tuple[bytes | None, int]:
-    size = data[pos]
-    if size < 0x80:
-        size, pos = (size >> 1) ^ -(size & 1), pos + 1
-    else:
-        size, pos = read_varint(data, pos)
-    if size < 0:
-        return None, pos
-    if size > stop - pos:
-        raise _corrupt("a key or value reaches past its record")
-    return data[pos : pos + size], pos + size
-
-
-def _read_headers(data: bytes, pos: int, stop: int) -> tuple[Sequence[tuple[str, bytes | None]], int]:
-    if data[pos] == 0:
-        return (), pos + 1
+def _read_headers(data: bytes, pos: int) -> tuple[Sequence[tuple[str, bytes | None]], int]:
     count, pos = read_varint(data, pos)
-    if not 0 <= count <= stop - pos:
+    if not 0 <= count <= len(data) - pos:
         raise _corrupt("there are more headers than bytes")
     headers = []
     for _ in range(count):
-        name, pos = _read_bytes(data, pos, stop)
-        if name is None:
+        size, pos = read_varint(data, pos)
+        if size < 0:
             raise _corrupt("a header has no key")
-        value, pos = _read_bytes(data, pos, stop)
-        headers.append((name.decode(), value))
+        name = data[pos : (pos := pos + size)].decode()
+        size, pos = read_varint(data, pos)
+        headers.append((name, None if size < 0 else data[pos : (pos := pos + size)]))
     return headers, pos

@@ -39,6 +39,9 @@ __all__ = [
 Buffer = bytes | bytearray | memoryview
 
 HEADER_BYTES = 61
+crc32c = crc32.iscsi
+new_tuple = tuple.__new__  # a named tuple of a tuple, at half the price of `_make`
+
 LENGTH_END = 12  # bytes not counted by batchLength
 EPOCH_END = 16
 CRC_AT, CRC_END = 17, 21
@@ -109,7 +112,7 @@ class BatchHeader(NamedTuple):
 def read_header(buf: Buffer) -> BatchHeader:
     """The header of the batch a buffer begins with; CORRUPT_MESSAGE when it is cut short or not of magic 2."""
     try:
-        header = BatchHeader._make(HEADER.unpack_from(buf))
+        header = new_tuple(BatchHeader, HEADER.unpack_from(buf))
     except struct.error as error:
         raise _corrupt(f"{len(buf)} bytes are too few for a record batch") from error
     if header.magic != 2:
@@ -128,17 +131,19 @@ def check_produced(
     None: no bound). One unpack and one checksum: this runs for every batch.
     """
     nbytes = len(batch)
-    if nbytes < HEADER_BYTES or batch[16] != 2:
+    if nbytes < HEADER_BYTES:
         raise _misshapen(batch)
     fields = HEADER.unpack_from(batch)
-    base, length, _, _, crc, attributes, last_delta, first_ms, max_ms, producer_id, epoch, sequence, count = fields
+    base, length, _, magic, crc, attributes, last_delta, first_ms, max_ms, producer_id, epoch, sequence, count = fields
+    if magic != 2:
+        raise _misshapen(batch)
     if length + LENGTH_END != nbytes:
         raise _wrong_length(length + LENGTH_END, nbytes)
     if nbytes > bytes_max:
         raise KafkaError(
             ErrorCode.MESSAGE_TOO_LARGE, f"A record batch of {nbytes} bytes exceeds max.message.bytes, {bytes_max}."
         )
-    if crc32.iscsi(memoryview(batch)[CRC_END:]) != crc:
+    if crc32c(memoryview(batch)[CRC_END:]) != crc:
         raise _corrupt("a record batch whose checksum does not match")
     if attributes & (CONTROL | LOG_APPEND_TIME) or attributes & CODEC_BITS > ZSTD:
         raise _wrong_attributes(attributes)
@@ -153,7 +158,7 @@ def check_produced(
         raise KafkaError(ErrorCode.INVALID_TIMESTAMP, f"Timestamps {first_ms} to {max_ms} are before 1970.")
     if earliest_ms is not None or latest_ms is not None:
         _check_times(first_ms, max_ms, earliest_ms, latest_ms)
-    return BatchHeader._make(fields)
+    return new_tuple(BatchHeader, fields)
 
 
 def _check_times(first_ms: int, max_ms: int, earliest_ms: int | None, latest_ms: int | None) -> None:
@@ -219,7 +224,7 @@ def stamp_append_time(batch: Buffer, now_ms: int) -> bytes:
     (attributes,) = struct.unpack_from(">h", copy, APPEND_TIME_AT)
     struct.pack_into(">h", copy, APPEND_TIME_AT, attributes | LOG_APPEND_TIME)
     struct.pack_into(">q", copy, MAX_TIMESTAMP_AT, now_ms)
-    struct.pack_into(">I", copy, CRC_AT, crc32.iscsi(memoryview(copy)[CRC_END:]))
+    struct.pack_into(">I", copy, CRC_AT, crc32c(memoryview(copy)[CRC_END:]))
     return bytes(copy)
 
 
@@ -260,6 +265,6 @@ def build_batch(
     head = AFTER_CRC.pack(
         attributes, last_delta, first_ms, max_ms, producer_id, producer_epoch, base_sequence, count
     )  # fmt: skip
-    crc = crc32.iscsi(payload, crc32.iscsi(head))
+    crc = crc32c(payload, crc32c(head))
     length = HEADER_BYTES - LENGTH_END + len(payload)
     return b"".join((BEFORE_CRC.pack(base_offset, length, leader_epoch, 2, crc), head, payload))

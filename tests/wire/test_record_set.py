@@ -86,7 +86,7 @@ def test_another_count_than_stated_is_corrupt(count: int) -> None:
     [
         ("0c 00 00 00 01 01 01", "more headers"),
         ("0e 00 00 00 01 01 02 01", "no key"),
-        ("0c 00 00 00 08 01 00", "reaches past its record"),
+        ("0c 00 00 00 08 01 00", "size it states|out of range"),
         ("0e 00 00 00 01 01 00 00", "size it states"),
         ("7e 00 00 00 01 01 00", "past the end"),
         ("01 00 00 00 01 01 00", "past the end"),

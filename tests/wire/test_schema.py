@@ -15,14 +15,12 @@ import random
 from typing import Any
 
 import pytest
+from kio import index as kio_index
+from kio import serial as kio_serial
 
 from redbroker.broker.api import APIS, load
 from redbroker.wire.schema import Field, MalformedMessage, Struct, decoder
 from tests.wire.samples import broken, encoded, object_of
-
-kio_index = pytest.importorskip("kio.index")
-kio_serial = pytest.importorskip("kio.serial")
-kio_constants = pytest.importorskip("kio.static.constants")
 
 load()
 MESSAGES_EACH = 12
