@@ -62,13 +62,14 @@ def main(words: list[str] | None = None) -> NoReturn:
 
 def _explained(failure: Exception) -> int:
     """Tell an expected failure in one sentence; anything else is a defect and is raised with its traceback."""
+    from redbroker.cli.shared import Misuse
     from redbroker.config import SettingsError
     from redbroker.errors import KafkaError
 
-    leaves: Exception = failure
-    while isinstance(leaves, ExceptionGroup) and len(leaves.exceptions) == 1:
-        leaves = leaves.exceptions[0]
-    if isinstance(leaves, KafkaError | SettingsError | OSError):
-        print(f"redbroker: {leaves}", file=sys.stderr)
-        return 1
-    raise failure
+    reason: Exception = failure
+    while isinstance(reason, ExceptionGroup) and len(reason.exceptions) == 1:
+        reason = reason.exceptions[0]
+    if not isinstance(reason, Misuse | KafkaError | SettingsError | OSError):
+        raise failure
+    print(f"redbroker: {reason}", file=sys.stderr)
+    return 2 if isinstance(reason, Misuse) else 1

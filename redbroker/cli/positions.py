@@ -55,7 +55,7 @@ def _moment_ms(word: str) -> int:
     try:
         return int(datetime.fromisoformat(word).timestamp() * 1_000)
     except ValueError:
-        raise wrong(f"@{word} is no time: @2h, @2026-01-31T12:00 or milliseconds since 1970")
+        raise wrong(f"@{word} is no time: @2h, @2026-01-31T12:00 or milliseconds since 1970") from None
 
 
 async def place(engine: Engine, topic: Topic, position: Position, partitions: Iterable[int]) -> dict[int, int]:

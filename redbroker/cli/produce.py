@@ -22,9 +22,9 @@ from redbroker.cli.shared import (
     StorageOption,
     counted,
     pairs,
-    wrong,
     settings_for,
     with_engine,
+    wrong,
 )
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ class Lines:
             timestamp = int(told.get("timestamp", now_ms()))
             record = Record(0, timestamp, _bytes(told.get("key")), _bytes(told["value"]), self.headers + headers)
             return (None if partition is None else int(partition)), record
-        except (ValueError, TypeError) as wrong:
-            raise wrong(f"line {self.number} is no record: {wrong}")
+        except (ValueError, TypeError) as fault:
+            raise wrong(f"line {self.number} is no record: {fault}") from None
 
 
 def _bytes(value: Any) -> bytes | None:
@@ -227,7 +227,7 @@ class Writer:
             if not 0 <= index < self.topic.partitions:
                 raise wrong(f"{self.topic.name} has partitions 0 to {self.topic.partitions - 1}, not {index}")
             batch = build_batch(
-                records,
+                [record._replace(offset=offset) for offset, record in enumerate(records)],
                 codec=self.codec,
                 producer_id=self._producer_id,
                 producer_epoch=0,

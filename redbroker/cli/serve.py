@@ -17,6 +17,7 @@ import anyio
 
 from redbroker.broker.server import Server
 from redbroker.cli.logs import configure
+from redbroker.cli.shared import storage_name
 from redbroker.config import SettingsError
 from redbroker.engine import Engine
 
@@ -74,7 +75,7 @@ def ready_line(server: Server, engine: Engine) -> str:
     parts = [
         "ready",
         f"kafka {host}:{port}",
-        f"storage {engine.storage.name}",
+        f"storage {storage_name(engine.settings)}",
         *([f"http {server.settings.http_host}:{server.http.port}"] if server.http else []),
         f"({workers} worker{'' if workers == 1 else 's'}, {_age_ms():.0f} ms)",
     ]

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Misuse(Exception):
+    """A command line that makes no sense, in one sentence: the command leaves with code 2."""
+
+
 class Format(enum.StrEnum):
     """How a command prints: for people, or one JSON value for scripts."""
 
@@ -68,13 +72,22 @@ def with_engine(settings: Settings, work: Callable[[Engine], Awaitable[T]]) -> T
     return run(whole())
 
 
+def storage_name(settings: Settings) -> str:
+    """The storage as it may be shown: without its password; an embedded one with its folder."""
+    from redbroker.engine.embedded import SCHEME, embedded_directory
+    from redbroker.engine.target import redacted
+
+    url = settings.storage_url
+    return f"{SCHEME}{embedded_directory(url)}" if url.startswith(SCHEME) else redacted(url)
+
+
 def topic_named(engine: Engine, name: str) -> Topic:
     """The topic, or UNKNOWN_TOPIC_OR_PARTITION with the names that are close to it."""
     import difflib
 
     from redbroker.errors import ErrorCode, KafkaError
 
-    topic = engine.topics.get(name)
+    topic: Topic | None = engine.topics.get(name)
     if topic is None:
         close = difflib.get_close_matches(name, list(engine.topics.all()), n=1)
         meant = f"; did you mean {close[0]}?" if close else "; `redbroker topic list` shows those there are."
@@ -105,9 +118,9 @@ def pairs(words: list[str], flag: str) -> dict[str, str]:
     return found
 
 
-def wrong(sentence: str) -> typer.BadParameter:
-    """What to raise when the command line is not understood: the command leaves with code 2."""
-    return typer.BadParameter(sentence)
+def wrong(sentence: str) -> Misuse:
+    """What to raise when the command line, or the input it names, makes no sense."""
+    return Misuse(sentence)
 
 
 def confirm(sentence: str, *, yes: bool, dry_run: bool) -> bool:

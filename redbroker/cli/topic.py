@@ -18,10 +18,10 @@ from redbroker.cli.shared import (
     counted,
     pairs,
     raised,
-    wrong,
     settings_for,
     topic_named,
     with_engine,
+    wrong,
 )
 
 if TYPE_CHECKING:

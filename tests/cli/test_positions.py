@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
-import typer
 
 from redbroker.cli.positions import Position
+from redbroker.cli.shared import Misuse
 
 
 @pytest.mark.parametrize(
@@ -34,5 +34,5 @@ def test_a_span_counts_back_from_now() -> None:
 
 @pytest.mark.parametrize("word", ["", "begin", "@", "@yesterday", "1.5", "-", "--3", "@2y"])
 def test_anything_else_is_refused_with_examples(word: str) -> None:
-    with pytest.raises(typer.BadParameter, match="@2h"):
+    with pytest.raises(Misuse, match="@2h"):
         Position.parse(word)

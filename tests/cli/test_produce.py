@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import typer
 
 from redbroker.cli.consume import json_printer
 from redbroker.cli.produce import Lines
+from redbroker.cli.shared import Misuse
 from redbroker.wire.records import Record
 
 
@@ -25,7 +25,7 @@ def test_the_first_separator_parts_key_from_value() -> None:
 
 
 def test_a_line_without_its_separator_is_refused_by_number() -> None:
-    with pytest.raises(typer.BadParameter, match="line 2 has no key separator"):
+    with pytest.raises(Misuse, match="line 2 has no key separator"):
         list(lines(key=b":").records([b"a:b", b"ab"]))
 
 
@@ -42,5 +42,5 @@ def test_what_consume_prints_as_json_is_taken_back() -> None:
     "line", [b"", b"{", b"[]", b'{"key": 1}', b'{"value": 1, "timestamp": "x"}', b'{"value": {"base64": "?"}}']
 )
 def test_a_line_that_is_no_record_is_refused_by_number(line: bytes) -> None:
-    with pytest.raises(typer.BadParameter, match="line 1 is no record"):
+    with pytest.raises(Misuse, match="line 1 is no record"):
         list(lines(json=True).records([line]))

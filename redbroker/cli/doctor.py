@@ -1,0 +1,66 @@
+"""`redbroker doctor`: can this storage lose records? What it finds comes with the command that mends it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redbroker.cli.output import console, print_json
+from redbroker.cli.shared import Format, FormatOption, StorageOption, counted, settings_for, storage_name, with_engine
+
+if TYPE_CHECKING:
+    from redbroker.engine import Engine
+    from redbroker.engine.checks import Finding
+
+
+def command(
+    strict: Annotated[bool, typer.Option("--strict", help="Leave with code 1 when records can be lost.")] = False,
+    storage: StorageOption = None,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Check the storage's settings: what can be lost, and the command that mends it."""
+    settings = settings_for(storage)
+
+    async def work(engine: Engine) -> tuple[dict[str, Any], list[Finding]]:
+        from redbroker.engine.checks import inspect
+
+        facts = {
+            "storage": storage_name(settings),
+            "masters": [str(address) for address in engine.storage.masters],
+            "replicas": engine.durability.replicas,
+            "copies_for_acks_all": engine.durability.copies(),
+            "workers": [f"{worker.host}:{worker.port}" for worker in engine.workers.live()],
+            "topics": len(engine.topics.all()),
+            "cluster_id": engine.cluster_id,
+        }
+        return facts, await inspect(engine.storage, settings)
+
+    facts, findings = with_engine(settings, work)
+    risks = [finding for finding in findings if finding.level == "risk"]
+    if output is Format.JSON:
+        told = [{name: getattr(finding, name) for name in FIELDS} for finding in findings]
+        print_json({**facts, "findings": told})
+    else:
+        _print(facts, findings, len(risks))
+    if strict and risks:
+        raise typer.Exit(1)
+
+
+FIELDS = ("level", "server", "sentence", "loses", "mend")
+
+
+def _print(facts: dict[str, Any], findings: list[Finding], risks: int) -> None:
+    screen = console()
+    for name, value in facts.items():
+        shown = ", ".join(value) or "none" if isinstance(value, list) else str(value)
+        screen.print(f"{name.replace('_', ' '):<20} {shown}")
+    screen.print()
+    for finding in findings:
+        mark = "[red]✗ risk[/]" if finding.level == "risk" else "[yellow]· note[/]"
+        screen.print(f"{mark}  {finding.server}: {finding.sentence}")
+        screen.print(f"        {finding.loses}")
+        if finding.mend:
+            screen.print(f"        mend: [bold]{finding.mend}[/]")
+    verdict = f"[red]{counted(risks, 'risk')}[/]" if risks else "[green]✓ no risk found[/]"
+    screen.print(verdict)
