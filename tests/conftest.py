@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.clusters import Cluster, a_cluster
 from tests.support.servers import Server, redis_binary
 
 
@@ -48,3 +49,18 @@ def redis7(redis7_server: Server) -> Server:
     """An empty standalone redis-server of the system."""
     redis7_server.flush()
     return redis7_server
+
+
+@pytest.fixture(scope="session")
+def cluster_nodes() -> Iterator[Cluster]:
+    """The session's cluster; tests take `cluster`."""
+    with a_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(cluster_nodes: Cluster) -> Cluster:
+    """A healthy, empty Valkey cluster of three masters and three replicas; a test may break it."""
+    cluster_nodes.heal()
+    cluster_nodes.flush()
+    return cluster_nodes

@@ -7,7 +7,7 @@ highest configuration epoch wins, so that a node that missed a failover does not
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 import random
 from collections.abc import Coroutine, Iterable
 from typing import Any
@@ -81,8 +81,15 @@ def _explained(failed: list[tuple[Address, Exception]]) -> StorageError:
     for _, error in failed:
         if isinstance(error, StorageError):
             return error
-    reasons = "; ".join(f"{place}: {str(error) or type(error).__name__}" for place, error in failed)
+    reasons = "; ".join(f"{place}: {_reason(error)}" for place, error in failed)
     return StorageError(ErrorCode.BROKER_NOT_AVAILABLE, f"No Redis master can be reached by storage_url ({reasons}).")
+
+
+def _reason(error: Exception) -> str:
+    """In people's words; asyncio's own repeat the address."""
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError | PermissionError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
 
 
 async def ask(address: Address, access: Access, *commands: tuple[Word, ...], timeout_s: float) -> list[Any]:
@@ -93,8 +100,7 @@ async def ask(address: Address, access: Access, *commands: tuple[Word, ...], tim
             replies = await pipe.ask(*commands)
     finally:
         pipe.abort(ConnectionError("done"))
-        with contextlib.suppress(asyncio.CancelledError):
-            await pipe.gone
+        await pipe.gone.wait()
     for words, reply in zip(commands, replies, strict=True):
         if isinstance(reply, hiredis.ReplyError):
             sentence = f"Redis at {address}, named by storage_url, refused {words[0]!s} {words[1]!s}: {reply}."

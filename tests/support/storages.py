@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from typing import Any
 from redbroker.config import Settings
 from redbroker.engine.connection import Storage
 from redbroker.engine.scripts import Script
+from redbroker.errors import KafkaError
 
 
 def make_script(name: str, keys: int, source: str) -> Script:
@@ -48,3 +50,69 @@ async def opened(url: str, **settings: Any) -> AsyncIterator[Storage]:
         yield storage
     finally:
         await storage.close()
+
+
+class Load:
+    """Idempotent producers that keep a window of numbered writes in flight, and remember what was acknowledged."""
+
+    def __init__(self, storage: Storage, names: list[str], *, window: int = 5, replicas: int = 0) -> None:
+        self.storage, self.names, self.window, self.replicas = storage, names, window, replicas
+        self.acknowledged = dict.fromkeys(names, 0)
+        self.errors: list[KafkaError] = []
+        self.slowest_s = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ending = False
+
+    async def __aenter__(self) -> Load:
+        self._tasks = [asyncio.create_task(self._produce(name)) for name in self.names]
+        await asyncio.sleep(0.1)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ending = True
+        await asyncio.wait_for(asyncio.gather(*self._tasks), 20)
+
+    @property
+    def total(self) -> int:
+        """Writes acknowledged so far."""
+        return sum(self.acknowledged.values())
+
+    async def goes_on(self, count: int = 200, timeout_s: float = 15) -> None:
+        """Return when every producer has had `count / producers` more writes acknowledged."""
+        goals = {name: done + count // len(self.names) for name, done in self.acknowledged.items()}
+        async with asyncio.timeout(timeout_s):
+            while any(self.acknowledged[name] < goal for name, goal in goals.items()):
+                await asyncio.sleep(0.01)
+
+    def _send(self, name: str, number: int) -> asyncio.Future[Any]:
+        words = [number, f"{name}-{number}"]
+        if self.replicas:
+            return self.storage.run_acked(ONCE, keys_of(name), words, replicas=self.replicas, timeout_ms=2000)
+        return self.storage.run(ONCE, keys_of(name), words)
+
+    async def _produce(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._ending:
+            start = loop.time()
+            first = self.acknowledged[name] + 1
+            calls = [self._send(name, number) for number in range(first, first + self.window)]
+            for number, reply in enumerate(await asyncio.gather(*calls, return_exceptions=True), first):
+                if isinstance(reply, KafkaError):
+                    self.errors.append(reply)
+                    await asyncio.sleep(0.02)
+                    break
+                if isinstance(reply, BaseException):
+                    raise reply
+                if self.replicas and reply[1] < self.replicas:
+                    break
+                self.acknowledged[name] = number
+            self.slowest_s = max(self.slowest_s, loop.time() - start)
+
+    async def check(self) -> None:
+        """Every acknowledged write is there, once, in order."""
+        for name in self.names:
+            log, _ = keys_of(name)
+            entries = await self.storage.call(log, "XRANGE", log, "-", "+")
+            found = [fields[1].decode() for _, fields in entries]
+            assert found == [f"{name}-{number}" for number in range(1, len(found) + 1)]
+            assert len(found) >= self.acknowledged[name], f"{name} lost acknowledged writes"
