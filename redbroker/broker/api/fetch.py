@@ -136,12 +136,9 @@ async def fetch(request: Any, ctx: Context) -> Any:
     readings = await diverged(readings, answers, request, ctx)
     outcomes = await read_enough([read for _, _, read in readings], request, ctx, at_once=bool(answers))
     for (wanted, _, _), outcome in zip(readings, outcomes, strict=True):
-        answers[wanted] = (
-            refused(wanted, outcome, request)
-            if isinstance(outcome, KafkaError)
-            else told(wanted, outcome, request, ctx.version)
-        )
+        answers[wanted] = told(wanted, outcome, request, ctx.version)
     nodes = await explain(readings, answers, ctx)
+    ctx.error_code = next((answer.error_code for answer in answers.values() if answer.error_code), ErrorCode.NONE)
     sent = session.filter([(wanted, answers[wanted]) for wanted in session.partitions])
     return Response(
         error_code=session.error, session_id=session.session_id, responses=by_topic(sent), node_endpoints=nodes
@@ -207,8 +204,10 @@ async def read_enough(reads: Sequence[Read], request: Any, ctx: Context, *, at_o
             await ctx.server.parked(log.wait(results, missing_bytes, left_s), False)
 
 
-def told(wanted: WantedPartition, result: ReadResult, request: Any, version: int) -> Any:
-    """The answer of a partition that was read."""
+def told(wanted: WantedPartition, result: Outcome, request: Any, version: int) -> Any:
+    """The answer of a partition that was to be read."""
+    if isinstance(result, KafkaError):
+        return refused(wanted, result, request)
     records: list[Any] = []
     for batch, base_offset, leader_epoch in result.batches:
         if version < ZSTD_FROM and read_header(batch).codec == ZSTD:

@@ -117,13 +117,13 @@ async def produce(request: Any, ctx: Context) -> Any:
                 entries.append(admit(topic, part, request, ctx.version, now_ms))
                 pending.append(result)
             except KafkaError as refusal:
-                fail(result, refusal)
+                ctx.error_code = fail(result, refusal)
         responses.append(TopicResult(data.name, data.topic_id, results))
     if entries:
         outcomes = await ctx.engine.log.append(entries, acks=request.acks, timeout_ms=max(0, request.timeout_ms))
         for entry, result, outcome in zip(entries, pending, outcomes, strict=True):
             if isinstance(outcome, KafkaError):
-                fail(result, outcome)
+                ctx.error_code = fail(result, outcome)
                 continue
             result.base_offset = outcome.base_offset
             result.log_start_offset = outcome.log_start
@@ -171,9 +171,11 @@ def admit(topic: Topic | None, part: Any, request: Any, version: int, now_ms: in
         raise KafkaError(ErrorCode.INVALID_RECORD, "A produce request must carry exactly one batch per partition.")
     latest_ms = None if topic.log_append_time else now_ms + topic.timestamp_after_max_ms
     header = check_produced(batch, topic.max_message_bytes, latest_ms=latest_ms)
-    if header.transactional or request.transactional_id is not None:
+    # Most batches of small requests have no attributes at all; the properties are looked at only where some are set.
+    special = header.attributes or request.transactional_id is not None
+    if special and (header.transactional or request.transactional_id is not None):
         raise KafkaError(ErrorCode.INVALID_TXN_STATE, "Transactions are not offered yet, so none is open.")
-    if header.codec == ZSTD and version < ZSTD_FROM:
+    if special and header.codec == ZSTD and version < ZSTD_FROM:
         raise KafkaError(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, f"zstd needs Produce {ZSTD_FROM}, not {version}.")
     if topic.compacted and has_null_keys(batch):
         raise unkeyed(batch)
@@ -202,13 +204,14 @@ def unkeyed(batch: Any) -> InvalidRecords:
     return InvalidRecords(ErrorCode.INVALID_RECORD, "A compacted topic takes no record without a key.", wrong)
 
 
-def fail(result: Any, error: KafkaError) -> None:
-    """Writes an error into one partition's result."""
+def fail(result: Any, error: KafkaError) -> ErrorCode:
+    """Writes an error into one partition's result, and gives its code."""
     result.error_code = error.code
     result.error_message = error.message
     result.base_offset = UNKNOWN_OFFSET
     if isinstance(error, InvalidRecords):
         result.record_errors = [RecordError(index, error.message) for index in error.indices]
+    return error.code
 
 
 def silence(responses: list[Any]) -> None:

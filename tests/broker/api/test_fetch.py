@@ -13,6 +13,7 @@ from redbroker.broker.api import produce
 from redbroker.broker.api.fetch import API
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode
+from redbroker.wire import schema
 from redbroker.wire.records import read_header
 from redbroker.wire.schema import NULL_UUID
 from tests.support.door import Door, a_batch, only, records_of
@@ -102,6 +103,17 @@ async def test_the_aborted_list_is_null_for_read_uncommitted_and_empty_for_read_
 ) -> None:
     await door.topic()
     assert (await fetch_one(door, isolation_level=isolation_level)).aborted_transactions == aborted
+
+
+async def test_tagged_fields_that_hold_defaults_are_left_out(door: Door) -> None:
+    await door.topic()
+    told = await fetch_one(door, version=16)
+    bare = schema.encoder(API.response, 16, True)
+    parts: list[bytes] = []
+    bare(API.Response(responses=[API.response.struct("responses")(partitions=[told])]), parts.append)
+    # Head: throttle 4, error 2, session 4, count 1, topic id 16, count 1. Partition: index 4, error 2, offsets 24,
+    # null aborted list 1, replica 4, empty records 1. Then three empty tagged sections of one byte.
+    assert len(b"".join(parts)) == 28 + 36 + 3
 
 
 # --- limits ---------------------------------------------------------------------------------------------------

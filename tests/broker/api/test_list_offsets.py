@@ -46,6 +46,14 @@ async def test_latest_is_the_last_offset_plus_one_not_the_base_offset_of_the_las
     assert (answer.leader_epoch > 0) == (version >= 4)
 
 
+async def test_latest_under_read_committed_is_the_last_stable_offset(door: Door) -> None:
+    await door.topic()
+    await put(door, a_batch(b"a", b"b"))
+    wanted = Topic("orders", [Partition(partition_index=0, timestamp=-1)])
+    answer = await door.ask(API, 7, isolation_level=1, topics=[wanted])
+    assert only(answer, "topics", "partitions").offset == 2
+
+
 @pytest.mark.parametrize(("timestamp", "version"), [(-2, 1), (-4, 8)])
 async def test_earliest_is_the_log_start_also_after_a_trim(door: Door, timestamp: int, version: int) -> None:
     topic = await door.topic()

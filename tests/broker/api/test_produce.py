@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from fastcrc import crc32
 
 from redbroker.broker.api.produce import API
 from redbroker.broker.dispatch import Refused
@@ -214,6 +215,7 @@ async def test_log_append_time_is_stamped_into_the_batch_and_told(door: Door) ->
     [batch] = await stored(door, topic)
     assert read_header(batch).log_append_time
     assert {record.timestamp for record in iter_records(batch)} == {result.log_append_time_ms}
+    assert read_header(batch).crc == crc32.iscsi(batch[21:])
 
 
 async def test_a_duplicate_batch_gets_its_first_offset(door: Door) -> None:
