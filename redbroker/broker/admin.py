@@ -6,6 +6,7 @@ NOT_CONTROLLER is never answered.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -14,7 +15,6 @@ import anyio
 import anyio.lowlevel
 
 from redbroker.broker.context import Context
-from redbroker.broker.lookup import find_topic
 from redbroker.engine.topics import Topic, check_name
 from redbroker.engine.workers import Workers
 from redbroker.errors import ErrorCode, KafkaError
@@ -25,8 +25,8 @@ Answer = TypeVar("Answer")
 PARALLEL_MAX = 16
 """Topics of one request that are created, grown or deleted at the same time."""
 
-BREATH = 256
-"""Items after which other requests get their turn."""
+BREATH = 16
+"""Items after which a taker gives other requests their turn."""
 
 CHUNK = 1_000
 """Partitions asked of the log in one call, so that no admin request fills the storage connection."""
@@ -78,11 +78,20 @@ def sentence(error: KafkaError) -> str:
     return error.message[:SENTENCE_MAX]
 
 
-async def existing_topic(name: str, ctx: Context) -> Topic:
-    """The topic, also when another worker made it a moment ago; raises the refusal."""
-    check_name(name)
-    topic = await find_topic(ctx.engine.topics, name)
+async def fresh(ctx: Context) -> None:
+    """Hear of every change made before this request, also through other workers: tools change and then look.
+
+    One small call when nothing has changed. While Redis is away the cache answers; changes fail by themselves.
+    """
+    with contextlib.suppress(KafkaError):
+        await ctx.engine.topics.reload()
+
+
+def existing_topic(name: str, ctx: Context) -> Topic:
+    """The topic of this name; raises the refusal."""
+    topic = ctx.engine.topics.get(name)
     if topic is None:
+        check_name(name)
         raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"The topic '{name}' does not exist.")
     return topic
 

@@ -2,7 +2,8 @@
 
 * A TOPIC's own configs are its overrides. A BROKER is a worker; as workers hold no state and any of them serves
   any partition, its dynamic configs are those of the whole cluster: changing them through a node id or through the
-  empty name (Kafka's cluster default) is the same thing, and they are told as DYNAMIC_DEFAULT_BROKER.
+  empty name (Kafka's cluster default) is the same thing. They are told as DYNAMIC_BROKER where a node was asked and
+  as DYNAMIC_DEFAULT_BROKER elsewhere, because tools show only what has the source that fits their question.
 * What only one worker has (node id, addresses, rack) is told for the worker asked for; the other static configs are
   those of the worker that answers. All static ones are read-only.
 * BROKER_LOGGER, CLIENT_METRICS and GROUP resources are refused with INVALID_REQUEST, unknown types likewise.
@@ -15,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from redbroker.broker.admin import existing_topic, repeated
+from redbroker.broker.admin import existing_topic, fresh, repeated
 from redbroker.broker.context import Context
 from redbroker.config import Settings
 from redbroker.engine.workers import Worker
@@ -26,6 +27,7 @@ from redbroker.topic_config import (
     Config,
     ConfigSource,
     Described,
+    Source,
     describe_broker,
     describe_topic,
     static_configs,
@@ -95,15 +97,23 @@ def topic_configs(overrides: Mapping[str, str], ctx: Context) -> list[Described]
     return sorted(describe_topic(overrides, ctx.engine.topics.broker_configs, static(ctx)))
 
 
-async def describe(kind: int, name: str, ctx: Context) -> list[Described]:
+def describe(kind: int, name: str, ctx: Context) -> list[Described]:
     """Every config of a resource, sorted by name; raises the refusal."""
     if kind == ResourceType.TOPIC:
-        return topic_configs((await existing_topic(name, ctx)).configs, ctx)
+        return topic_configs(existing_topic(name, ctx).configs, ctx)
     worker = find_worker(kind, name, ctx)
     described = sorted(describe_broker(ctx.engine.topics.broker_configs, static(ctx, worker)))
     if worker is None:  # the cluster default lists what was set, as in Kafka
         return [each for each in described if each.source is ConfigSource.DYNAMIC_DEFAULT_BROKER]
-    return described
+    return [on_node(each) for each in described]
+
+
+def on_node(config: Described) -> Described:
+    """A broker config as it is told where a node was asked for it."""
+    if config.source is not ConfigSource.DYNAMIC_DEFAULT_BROKER:
+        return config
+    own = Source(config.name, config.value, ConfigSource.DYNAMIC_BROKER)
+    return config._replace(source=own.source, synonyms=(own, *config.synonyms))
 
 
 def find_worker(kind: int, name: str, ctx: Context) -> Worker | None:
@@ -124,6 +134,7 @@ def find_worker(kind: int, name: str, ctx: Context) -> Worker | None:
 
 async def alter(resources: Sequence[Any], plan: Plan, validate_only: bool, ctx: Context) -> list[KafkaError | None]:
     """Changes resources one after another; the refusal of each in the request's order, None where it worked."""
+    await fresh(ctx)
     twice = repeated((each.resource_type, each.resource_name) for each in resources)
     outcome: list[KafkaError | None] = []
     for each in resources:
@@ -148,7 +159,7 @@ async def alter_one(resource: Any, plan: Plan, validate_only: bool, ctx: Context
     topics = ctx.engine.topics
     dynamic = topics.broker_configs
     if resource.resource_type == ResourceType.TOPIC:
-        topic = await existing_topic(resource.resource_name, ctx)
+        topic = existing_topic(resource.resource_name, ctx)
         fixed = static(ctx)
         current = Current(TOPIC_CONFIGS, topic.configs, lambda name: topic_default(name, dynamic, fixed))
         changes = plan(resource, current)

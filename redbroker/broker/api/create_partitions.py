@@ -15,6 +15,7 @@ from redbroker.broker.admin import (
     check_assignments,
     existing_topic,
     for_each,
+    fresh,
     noted,
     repeated,
     sentence,
@@ -50,6 +51,7 @@ Response, Result = API.Response, API.response.struct("results")
 
 @API
 async def create_partitions(request: Any, ctx: Context) -> Any:
+    await fresh(ctx)
     twice = repeated(topic.name for topic in request.topics)
 
     async def grow(wanted: Any) -> Any:
@@ -76,7 +78,7 @@ def refuse(request: Any, error: KafkaError, version: int) -> Any:
 
 async def grow_one(wanted: Any, validate_only: bool, ctx: Context) -> None:
     """Raises the refusal, else the topic has `count` partitions afterwards."""
-    topic = await existing_topic(wanted.name, ctx)
+    topic = existing_topic(wanted.name, ctx)
     more = wanted.count - topic.partitions
     if more == 0:
         raise KafkaError(ErrorCode.INVALID_PARTITIONS, f"Topic already has {topic.partitions} partition(s).")

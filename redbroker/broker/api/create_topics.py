@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from redbroker.broker.admin import bad_assignment, check_assignments, for_each, noted, repeated, sentence
+from redbroker.broker.admin import bad_assignment, check_assignments, for_each, fresh, noted, repeated, sentence
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.broker.resources import topic_configs
@@ -69,6 +69,7 @@ FACTOR_OF_HABIT = 3
 
 @API
 async def create_topics(request: Any, ctx: Context) -> Any:
+    await fresh(ctx)
     twice = repeated(topic.name for topic in request.topics)
 
     async def create(wanted: Any) -> Any:

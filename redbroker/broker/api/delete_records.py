@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from redbroker.broker.admin import chunks, existing_topic, repeated
+from redbroker.broker.admin import chunks, fresh, repeated
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.engine.topics import Topic
@@ -46,13 +46,14 @@ PartitionResult = API.response.struct("topics.partitions")
 
 @API
 async def delete_records(request: Any, ctx: Context) -> Any:
+    await fresh(ctx)
     twice = repeated((topic.name, cut.partition_index) for topic in request.topics for cut in topic.partitions)
     answer = Response()
     wants: list[tuple[Topic, int, int]] = []
     waiting: list[Any] = []  # the partition results that `wants` will fill, in the same order
     answer.topics = [TopicResult(name=wanted.name) for wanted in request.topics]
     for wanted, result in zip(request.topics, answer.topics, strict=True):
-        topic = await find(wanted.name, ctx)
+        topic = ctx.engine.topics.get(wanted.name)
         result.partitions = [PartitionResult(partition_index=cut.partition_index) for cut in wanted.partitions]
         for cut, slot in zip(wanted.partitions, result.partitions, strict=True):
             if (wanted.name, cut.partition_index) in twice:
@@ -84,13 +85,6 @@ def refuse(request: Any, error: KafkaError, version: int) -> Any:
             for cut in wanted.partitions
         ]
     return answer
-
-
-async def find(name: str, ctx: Context) -> Topic | None:
-    try:
-        return await existing_topic(name, ctx)
-    except KafkaError:
-        return None
 
 
 def fail(slot: Any, code: ErrorCode) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from redbroker.broker.admin import existing_topic, for_each, noted, repeated, sentence
+from redbroker.broker.admin import existing_topic, for_each, fresh, noted, repeated, sentence
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.errors import ErrorCode, KafkaError
@@ -42,9 +42,8 @@ Response, Result, Wanted = API.Response, API.response.struct("responses"), API.r
 
 @API
 async def delete_topics(request: Any, ctx: Context) -> Any:
+    await fresh(ctx)
     wanted = wants(request, ctx.version)
-    if any(each.name is None and ctx.engine.topics.by_id(each.topic_id) is None for each in wanted):
-        await ctx.engine.topics.reload()  # another worker may have made it a moment ago
     twice = repeated(identity(topic, ctx) for topic in wanted)
 
     async def delete(topic: Any) -> Any:
@@ -81,7 +80,7 @@ async def delete_one(wanted: Any, twice: bool, ctx: Context) -> Any:
     if twice:
         raise KafkaError(ErrorCode.INVALID_REQUEST, "The same topic was named more than once.")
     by_id = ctx.engine.topics.by_id
-    topic = by_id(wanted.topic_id) if wanted.name is None else await existing_topic(wanted.name, ctx)
+    topic = by_id(wanted.topic_id) if wanted.name is None else existing_topic(wanted.name, ctx)
     if topic is None:
         raise KafkaError(ErrorCode.UNKNOWN_TOPIC_ID, f"There is no topic with the id {wanted.topic_id}.")
     await ctx.engine.topics.delete(topic.name)

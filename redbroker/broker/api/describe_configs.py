@@ -14,7 +14,7 @@ from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from redbroker.broker.admin import noted, sentence
+from redbroker.broker.admin import fresh, noted, sentence
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.broker.resources import describe
@@ -61,6 +61,7 @@ Synonym = API.response.struct("results.configs.synonyms")
 
 @API
 async def describe_configs(request: Any, ctx: Context) -> Any:
+    await fresh(ctx)
     wanted: dict[tuple[int, str], set[str] | None] = {}
     for resource in request.resources:
         asked = resource.resource_type, resource.resource_name
@@ -69,7 +70,7 @@ async def describe_configs(request: Any, ctx: Context) -> Any:
         wanted[asked] = None if keys is None or before is None else before | keys
     response = Response()
     for (kind, name), keys in wanted.items():
-        response.results.append(await answer(kind, name, keys, request, ctx))
+        response.results.append(answer(kind, name, keys, request, ctx))
         await checkpoint()  # thousands of topics take seconds; other requests get their turn
     noted(response.results, ctx)
     return response
@@ -80,10 +81,10 @@ def refuse(request: Any, error: KafkaError, version: int) -> Any:
     return Response(results=[refused(each.resource_type, each.resource_name, error) for each in request.resources])
 
 
-async def answer(kind: int, name: str, keys: set[str] | None, request: Any, ctx: Context) -> Any:
+def answer(kind: int, name: str, keys: set[str] | None, request: Any, ctx: Context) -> Any:
     """One resource, with the configs named by `keys` (None: all)."""
     try:
-        described = await describe(kind, name, ctx)
+        described = describe(kind, name, ctx)
     except KafkaError as error:
         return refused(kind, name, error)
     configs = [entry(each, request) for each in described if keys is None or each.name in keys]

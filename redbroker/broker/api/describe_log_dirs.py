@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from redbroker.broker.admin import chunks
+from redbroker.broker.admin import chunks, fresh
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.broker.resources import log_dir
@@ -54,6 +54,7 @@ UNKNOWN = -1
 
 @API
 async def describe_log_dirs(request: Any, ctx: Context) -> Any:
+    await fresh(ctx)
     sizes: dict[str, list[Any]] = defaultdict(list)
     result = Result(log_dir=log_dir(ctx.settings))
     for part in chunks(led_here(request, ctx)):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from redbroker.broker.admin import TOPIC_OPERATIONS
+from redbroker.broker.admin import TOPIC_OPERATIONS, fresh
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.engine.topics import Topic, check_name
@@ -64,6 +64,7 @@ PARTITIONS_MAX = 2_000
 
 @API
 async def describe_topic_partitions(request: Any, ctx: Context) -> Any:
+    await fresh(ctx)
     cursor = request.cursor
     topics = ctx.engine.topics
     everything = not request.topics

