@@ -59,7 +59,7 @@ def run(options: argparse.Namespace, folder: Path, processes: list[Process]) -> 
     for name in WORKERS:
         process = Process("worker", "--storage", f"embedded:{folder}", "--port", "0")
         processes.append(process)
-        console.print(f"[green]✓[/] worker {name}  {process.ready_line.removeprefix('ready  ')}")
+        console.print(f"[green]✓[/] worker {name} at {process.address}, {process.ready_line.rpartition('  ')[2]}")
     victim, survivor = processes
     addresses = f"{victim.address},{survivor.address}"
     create_topic(addresses, TOPIC, PARTITIONS)
@@ -141,12 +141,12 @@ def account(outcome: Outcome, again: dict[bytes, list[bytes]] | None, seconds: f
     """Print what was compared with what; True when everything agrees."""
     assert outcome.live and outcome.producing
     sent = sum(map(len, outcome.sent.values()))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for name in ("read by", "records", "aircraft", "missing", "double or strange", "out of order"):
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for name in ("read by", "records", "aircraft", "missing", "extra", "reordered"):
         table.add_column(name, justify="left" if name == "read by" else "right")
-    readings = {"confluent-kafka, live": outcome.live.values}
+    readings = {"confluent-kafka": outcome.live.values}
     if again is not None:
-        readings["kcat, from the start"] = again
+        readings["kcat"] = again
     good = (
         bool(outcome.killed_at) and outcome.live.gaps == 0 and not outcome.producing.errors and not outcome.live.errors
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from redbroker.engine.topics import Topic
     from redbroker.wire.records import Record
 
-READ_BYTES = 4 << 20
-"""Bytes asked for in one read, over all partitions."""
+READ_BYTES = 1 << 20
+"""Bytes asked for in one read, over all partitions: decoding them must not keep the event loop for long."""
 
 WAIT_S = 30.0
 """Longest wait for new records before looking again; the append wakes it, so this is only a backstop."""
@@ -111,6 +112,7 @@ class Reader:
                 answered.append((read, result))
                 for stored in result.batches:
                     found += [(read.partition, record) for record in self._records(stored, read.partition)]
+                    await asyncio.sleep(0)
             elif result.code == ErrorCode.OFFSET_OUT_OF_RANGE:  # trimmed away meanwhile: go on with what is left
                 (bound,) = await self.engine.log.bounds([(self.topic, read.partition)])
                 self.next[read.partition] = raised(bound).log_start
@@ -125,7 +127,7 @@ class Reader:
 
     def _records(self, stored: StoredBatch, index: int) -> Iterator[Record]:
         """The records of one stored batch from the wanted offset on; in its own bytes they begin at 0."""
-        from redbroker.wire.records import iter_records, read_header
+        from redbroker.wire.records import Record, iter_records, read_header
 
         header = read_header(stored.batch)
         shift = stored.base_offset - header.base_offset
@@ -137,28 +139,28 @@ class Reader:
         for record in iter_records(stored.batch, bytes_max=self.bytes_max):
             offset = record.offset + shift
             if offset >= wanted and (end is None or offset < end):
-                yield record._replace(offset=offset)
+                yield Record(offset, *record[1:])
 
 
 def text_printer(topic: str, form: str) -> Print:
     """A printer for a kcat-like format string; unknown letters after % or \\ are kept as they are."""
-    parts = list(_parts(form))
+    values: dict[str, Print] = {
+        "t": lambda index, record: topic.encode(),
+        "p": lambda index, record: b"%d" % index,
+        "o": lambda index, record: b"%d" % record.offset,
+        "T": lambda index, record: b"%d" % record.timestamp,
+        "k": lambda index, record: _shown(record.key),
+        "s": lambda index, record: _shown(record.value),
+        "h": lambda index, record: b",".join(name.encode() + b"=" + _shown(value) for name, value in record.headers),
+    }
+    if form == "%s\\n":
+        return lambda index, record: _shown(record.value) + b"\n"  # by far the most used; three times as fast
+    parts = [(part, None) if isinstance(part, bytes) else (b"", values[part]) for part in _parts(form)]
+    return lambda index, record: b"".join(value(index, record) if value else part for part, value in parts)
 
-    def printed(index: int, record: Record) -> bytes:
-        values = {
-            "t": lambda: topic.encode(),
-            "p": lambda: b"%d" % index,
-            "o": lambda: b"%d" % record.offset,
-            "T": lambda: b"%d" % record.timestamp,
-            "k": lambda: b"NULL" if record.key is None else bytes(record.key),
-            "s": lambda: b"NULL" if record.value is None else bytes(record.value),
-            "h": lambda: b",".join(
-                name.encode() + b"=" + (b"NULL" if value is None else bytes(value)) for name, value in record.headers
-            ),
-        }
-        return b"".join(part if isinstance(part, bytes) else values[part]() for part in parts)
 
-    return printed
+def _shown(data: bytes | None) -> bytes:
+    return b"NULL" if data is None else data
 
 
 def _parts(form: str) -> Iterator[bytes | str]:

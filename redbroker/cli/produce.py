@@ -220,14 +220,14 @@ class Writer:
 
         from redbroker.engine.log import Append
         from redbroker.errors import KafkaError
-        from redbroker.wire.records import build_batch, read_header
+        from redbroker.wire.records import Record, build_batch, read_header
 
         left: list[Append] = []
         for index, records in batches.items():
             if not 0 <= index < self.topic.partitions:
                 raise wrong(f"{self.topic.name} has partitions 0 to {self.topic.partitions - 1}, not {index}")
             batch = build_batch(
-                [record._replace(offset=offset) for offset, record in enumerate(records)],
+                [Record(offset, *record[1:]) for offset, record in enumerate(records)],
                 codec=self.codec,
                 producer_id=self._producer_id,
                 producer_epoch=0,
