@@ -30,6 +30,12 @@ def refuse(why: str) -> NoReturn:
 
 def read_uvarint(buf: bytes | bytearray | memoryview, pos: int) -> tuple[int, int]:
     """(value, next position). IndexError at the end of the buffer, `MalformedMessage` above 32 bits."""
+    low = buf[pos]
+    if low < 0x80:
+        return low, pos + 1
+    high = buf[pos + 1]
+    if high < 0x80:
+        return low + (high - 1 << 7), pos + 2
     value = 0
     for shift in range(0, 7 * UVARINT_BYTES_MAX, 7):
         byte = buf[pos]
