@@ -103,9 +103,7 @@ def test_a_topic_default_comes_from_the_dynamic_then_the_static_broker_config():
 
 
 def test_a_described_topic_lists_every_config_with_its_sources():
-    described = {
-        each.name: each for each in describe_topic({"retention.ms": "1"}, {"log.retention.ms": "2"}, {})
-    }
+    described = {each.name: each for each in describe_topic({"retention.ms": "1"}, {"log.retention.ms": "2"}, {})}
     assert described.keys() == TOPIC_CONFIGS.keys()
     retention = described["retention.ms"]
     assert (retention.value, retention.source) == ("1", ConfigSource.TOPIC)

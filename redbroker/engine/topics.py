@@ -221,7 +221,10 @@ class Topics:
         raise KafkaError(ErrorCode.LEADER_NOT_AVAILABLE, f"Topic {name} is made and deleted all the time.")
 
     async def delete(self, name: str) -> None:
-        """Forget a topic and drop its logs; UNKNOWN_TOPIC_OR_PARTITION when there is none."""
+        """Forget a topic and drop its logs; UNKNOWN_TOPIC_OR_PARTITION when there is none.
+
+        Logs on a node that is away are dropped later, by whichever worker notices what is left.
+        """
         _, topic = await self._read(name)
         keys = self._keys
         version = await self._write(
@@ -229,7 +232,10 @@ class Topics:
         )
         self._needed = max(self._needed, int(version))
         self._forget(topic)
-        await self._drop(topic)
+        try:
+            await self._drop(topic)
+        except KafkaError as away:
+            log.warning("Topic %s is deleted, but not all of its logs are dropped yet: %s", name, away)
 
     async def grow(self, name: str, count: int, *, validate_only: bool = False) -> Topic:
         """Raise a topic's partition count to `count`; INVALID_PARTITIONS when it has as many or more."""
@@ -425,7 +431,8 @@ class Topics:
         now = time.monotonic()
         for topic_id, (topic, since) in list(self._leftovers.items()):
             if now - since > LEFTOVER_S:
-                await self._drop(topic)
+                if await self._storage.call(self._keys.deleted, "HEXISTS", self._keys.deleted, topic.hex):
+                    await self._drop(topic)
                 del self._leftovers[topic_id]
 
 

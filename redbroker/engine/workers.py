@@ -48,24 +48,19 @@ class Worker(NamedTuple):
 class Ring:
     """Rendezvous hashing over one set of workers: the worker whose mixed hash with the key is highest has the key."""
 
-    __slots__ = ("_seeded", "workers")
+    __slots__ = ("_seeds", "workers")
 
     def __init__(self, workers: Iterable[Worker]) -> None:
         self.workers: tuple[Worker, ...] = tuple(sorted(workers))
-        self._seeded = [(_hash(f"worker:{worker.node_id}"), worker) for worker in self.workers]
+        self._seeds = [_hash(f"worker:{worker.node_id}") for worker in self.workers]
 
     def owner(self, key: str) -> Worker:
         """The worker for a key; there must be one."""
         hashed = _hash(key)
-        best, owner = -1, None
-        for seed, worker in self._seeded:
-            # Two rounds of multiply and fold: one leaves the weights of two workers correlated.
-            mixed = ((hashed ^ seed) * 0x9E3779B97F4A7C15) & MASK
-            mixed = ((mixed ^ (mixed >> 32)) * 0xD6E8FEB86659FD93) & MASK
-            if mixed > best:
-                best, owner = mixed, worker
-        assert owner is not None
-        return owner
+        # Two rounds of multiply and fold: one leaves the weights of two workers correlated.
+        once = [(hashed ^ seed) * 0x9E3779B97F4A7C15 & MASK for seed in self._seeds]
+        twice = [(weight ^ weight >> 32) * 0xD6E8FEB86659FD93 & MASK for weight in once]
+        return self.workers[twice.index(max(twice))]
 
 
 def _hash(key: str) -> int:
@@ -136,6 +131,7 @@ class Workers:
                 "Another worker was registered as %s:%d (node %d) and has not left: if it still runs, give each worker"
                 " its own --advertise address; this one takes its place.", host, port, self.node_id,
             )  # fmt: skip
+        self.changed()  # from now on `run` keeps the beat
         await self.refresh()
         return self.node_id
 

@@ -13,6 +13,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from redbroker.engine import embedded
 from redbroker.engine.embedded import EmbeddedServer, embedded_directory, server_binary
@@ -32,7 +34,7 @@ async def folder(tmp_path):
 
 
 def client(server: EmbeddedServer) -> redis.Redis:
-    return redis.Redis(unix_socket_path=str(server.socket), decode_responses=True)
+    return redis.Redis(unix_socket_path=str(server.socket), decode_responses=True, retry=Retry(NoBackoff(), 0))
 
 
 def process_id(server: EmbeddedServer) -> int:

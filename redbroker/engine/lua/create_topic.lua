@@ -7,7 +7,7 @@
 -- ARGV   name id partitions configs topics_max:int
 -- GIVES  version created_ms
 -- FAILS  TOPIC_ALREADY_EXISTS INVALID_TOPIC_EXCEPTION POLICY_VIOLATION
--- USES   refuse clock changed
+-- USES   refuse clock changed collision
 
 local known = redis.call('HGET', topics, name)
 if known then
@@ -18,13 +18,9 @@ end
 if redis.call('HLEN', topics) >= topics_max then
   return refuse('POLICY_VIOLATION', 'topics_max (' .. topics_max .. ') topics exist already')
 end
-if string.find(name, '[._]') then
-  local flat, length = string.gsub(name, '%.', '_'), #name
-  for _, other in ipairs(redis.call('HKEYS', topics)) do
-    if #other == length and string.gsub(other, '%.', '_') == flat then
-      return refuse('INVALID_TOPIC_EXCEPTION', 'topic ' .. name .. ' collides with existing topic ' .. other)
-    end
-  end
+local other = collision(topics, name)
+if other then
+  return refuse('INVALID_TOPIC_EXCEPTION', 'topic ' .. name .. ' collides with existing topic ' .. other)
 end
 
 local version = changed(versions, changes, 'topics')

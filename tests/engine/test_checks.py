@@ -1,0 +1,118 @@
+"""The storage checks: which settings are a risk, which a note, and that each says what mends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from redbroker.config import Settings
+from redbroker.engine.checks import Finding, check_server, check_version, inspect, parse_info, refuse_risks
+from redbroker.engine.connection import Storage
+from redbroker.engine.target import StorageError
+from tests.support.servers import Server
+
+GOOD_INFO = {"redis_version": "7.2.4", "connected_slaves": "1", "aof_enabled": "1", "aof_last_write_status": "ok"}
+GOOD_CONFIG = {
+    "maxmemory-policy": "noeviction",
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",
+    "cluster-allow-replica-migration": "no",
+}
+
+
+def findings(
+    info: dict[str, str] | None = None, config: dict[str, str] | None = None, **settings: int
+) -> list[Finding]:
+    return check_server("a:1", GOOD_INFO | (info or {}), GOOD_CONFIG | (config or {}), Settings(**settings))
+
+
+def test_a_well_set_up_server_has_no_findings():
+    assert findings() == []
+
+
+@pytest.mark.parametrize(
+    ("info", "config", "settings", "level", "told"),
+    [
+        ({}, {"maxmemory-policy": "allkeys-lru"}, {}, "risk", "maxmemory-policy is allkeys-lru"),
+        ({}, {"maxmemory-policy": "volatile-ttl"}, {}, "note", "maxmemory-policy is volatile-ttl"),
+        ({}, {"appendonly": "no"}, {}, "risk", "appendonly is no"),
+        ({}, {"appendfsync": "no"}, {}, "risk", "appendfsync is no"),
+        ({}, {"appendfsync": "everysec"}, {}, "note", "appendfsync is everysec"),
+        ({}, {"no-appendfsync-on-rewrite": "yes"}, {}, "risk", "no-appendfsync-on-rewrite is yes"),
+        ({"aof_last_write_status": "err"}, {}, {}, "risk", "append-only file could not be written"),
+        ({"cluster_enabled": "1", "cluster_state": "fail"}, {}, {}, "risk", "cluster_state is not ok"),
+        ({"cluster_enabled": "1"}, {"cluster-allow-replica-migration": "yes"}, {}, "note", "replica-migration is yes"),
+        ({"connected_slaves": "0"}, {}, {}, "note", "there are no replicas"),
+        ({}, {}, {"replicas": 2}, "risk", "1 of 2 replicas are connected"),
+        ({}, {}, {"min_insync_replicas": 3}, "risk", "min_insync_replicas is 3, but there are 2 copies"),
+        ({}, {}, {"min_insync_replicas": 1}, "risk", "min_insync_replicas is 1 of 2 copies"),
+    ],
+)
+def test_a_bad_setting_is_one_finding(info, config, settings, level, told):
+    [finding] = findings(info, config, **settings)
+    assert finding.level == level
+    assert told in str(finding)
+    assert finding.mend in str(finding)
+    assert finding.mend
+
+
+def test_replica_migration_matters_only_in_a_cluster():
+    assert findings(config={"cluster-allow-replica-migration": "yes"}) == []
+
+
+def test_a_forbidden_config_command_is_a_note_and_info_still_tells_what_it_can():
+    info = GOOD_INFO | {"aof_enabled": "0", "maxmemory_policy": "allkeys-lfu"}
+    found = check_server("a:1", info, None, Settings())
+    assert [finding.level for finding in found] == ["risk", "risk", "note"]
+    assert "CONFIG GET is forbidden" in str(found[-1])
+
+
+@pytest.mark.parametrize("version", ["6.2.14", "5.0", ""])
+def test_an_old_server_is_refused_in_a_sentence_that_names_the_setting(version):
+    with pytest.raises(StorageError, match=r"storage_url leads to a:1, which runs redis .*Redis 7\.0 or any Valkey"):
+        check_version("a:1", {"redis_version": version})
+
+
+@pytest.mark.parametrize("version", ["7.0.0", "7.0.15", "8.2.1", "10.0"])
+def test_a_new_enough_server_is_accepted(version):
+    check_version("a:1", {"redis_version": version})
+
+
+def test_strict_refuses_risks_but_not_notes():
+    refuse_risks(findings(config={"appendfsync": "everysec"}))
+    with pytest.raises(StorageError, match=r"strict is set, and records are at risk \(1 more\): a:1: maxmemory-policy"):
+        refuse_risks(findings(config={"appendonly": "no", "maxmemory-policy": "allkeys-lru"}))
+
+
+def test_info_is_read_whatever_its_sections():
+    assert parse_info(b"# Server\r\nredis_version:7.0.15\r\n\r\n# Cluster\r\nurl:a:b\r\n") == {
+        "redis_version": "7.0.15",
+        "url": "a:b",
+    }
+
+
+@pytest.mark.anyio
+async def test_a_real_server_is_asked_and_told_apart():
+    with Server("--maxmemory-policy", "allkeys-lru", "--appendonly", "no") as server:
+        settings = Settings(storage_url=server.url)
+        storage = await Storage.open(settings)
+        try:
+            found = await inspect(storage, settings)
+        finally:
+            await storage.close()
+    assert [finding.sentence for finding in found] == [
+        "maxmemory-policy is allkeys-lru", "appendonly is no", "there are no replicas",
+    ]  # fmt: skip
+
+
+@pytest.mark.anyio
+async def test_a_server_that_forbids_config_is_used_all_the_same():
+    with Server("--appendonly", "yes") as server:
+        server.command("ACL", "SETUSER", "default", "-config")
+        settings = Settings(storage_url=server.url)
+        storage = await Storage.open(settings)
+        try:
+            found = await inspect(storage, settings)
+        finally:
+            await storage.close()
+    assert "CONFIG GET is forbidden here (usual for managed Redis)" in {finding.sentence for finding in found}
