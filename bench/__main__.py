@@ -7,6 +7,7 @@ print, unless `--output` names a file. The exit code is 1 when a target was miss
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> int:
     if options.docs:
         report.write_docs()
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     contenders = all_contenders()
     if options.contender:
         contenders = [c for c in contenders if c.name in options.contender]

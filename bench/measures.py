@@ -59,9 +59,9 @@ MEASURES: dict[str, Measure] = {
         Measure("end_to_end_p99", "produce to consumer, paced 200/s, p99", "ms", 2, at_most=5.0),
         Measure("one_record", "one-record produce requests, 16 × 4 in flight", "requests/s", at_least=20_000),
         Measure(
-            "append_scripts",
-            "append scripts, pipelined, 256 callers, 100 B",
-            "scripts/s",
+            "appends",
+            "appends through the pipelined connection, 256 callers, 100 B",
+            "batches/s",
             at_least=100_000,
             judged=("valkey", "redis"),
         ),

@@ -48,7 +48,8 @@ def print_table(run: dict[str, Any], console: Console) -> None:
             )
     console.print(table)
     for failure in run["failures"]:
-        console.print(f"[red]failed[/] {failure['workload']} on {failure['contender']}: {failure['reason']}")
+        text = f"failed: {failure['workload']} on {failure['contender']}: {failure['reason']}"
+        console.print(text, style="red", markup=False, highlight=False)
 
 
 def save(run: dict[str, Any], path: Path) -> None:

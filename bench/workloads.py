@@ -112,12 +112,12 @@ def one_record(contender: Contender, sizes: Sizes) -> Samples:
     return {"one_record": Sample(answer["requests_per_s"], cpu)}
 
 
-def append_scripts(contender: Contender, sizes: Sizes) -> Samples:
-    """The storage connection alone, without a broker."""
+def appends(contender: Contender, sizes: Sizes) -> Samples:
+    """Small appends through the engine, without a broker."""
     with contender.storage() as running:
         load: dict[str, Any] = {"callers": 256, "seconds": sizes.window_seconds, "record_bytes": 100}
-        answer, cpu = run_client("append_scripts", running, url=running.storage_url, **load)
-    return {"append_scripts": Sample(answer["scripts_per_s"], cpu)}
+        answer, cpu = run_client("appends", running, url=running.storage_url, **load)
+    return {"appends": Sample(answer["appends_per_s"], cpu)}
 
 
 def start(contender: Contender, sizes: Sizes) -> Samples:
@@ -145,7 +145,7 @@ class Workload:
 
 WORKLOADS = (
     Workload(start, ("start", "idle_memory")),
-    Workload(append_scripts, ("append_scripts",), ("valkey", "redis")),
+    Workload(appends, ("appends",), ("valkey", "redis")),
     Workload(one_record, ("one_record",)),
     Workload(latency, ("serial_p50", "serial_p99", "end_to_end_p50", "end_to_end_p99")),
     Workload(bulk_1k, ("produce_1k", "consume_1k")),
