@@ -77,6 +77,22 @@ async def test_redis_7_runs_every_script_of_topics_and_workers(redis7):
         assert redis7.command("KEYS", "rb:{meta}:*") != []
 
 
+async def test_a_cluster_spreads_partitions_and_keeps_metadata_together(cluster):
+    settings = Settings(storage_url=cluster.url)
+    async with Engine.open(settings) as one, Engine.open(settings) as two:
+        assert one.durability.copies() == 2  # a master and its replica
+        await one.workers.register("h", 1)
+        topic = await one.topics.create("orders", 12)
+        await until(lambda: two.topics.get("orders") == topic)
+        await until(lambda: len(two.workers.live()) == 1)
+        keys = [f"rb:{{orders:{n}}}:state".encode() for n in range(12)]
+        assert [await one.storage.call(key, "EXISTS", key) for key in keys] == [1] * 12
+        assert len({one.storage.master_of(key) for key in keys}) == 3
+        await two.topics.delete("orders")
+        assert [await one.storage.call(key, "HLEN", key) for key in keys] == [1] * 12  # the marker of the deletion
+        await one.workers.deregister()
+
+
 async def test_producer_ids_grow_and_fit_63_bits(valkey):
     async with Engine.open(Settings(storage_url=valkey.unix_url)) as engine:
         ids = [engine.new_producer_id() for _ in range(1_000)]
