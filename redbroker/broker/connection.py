@@ -48,9 +48,9 @@ class Connection(asyncio.BufferedProtocol):
     """The protocol object of one accepted socket. All state belongs to the event loop's thread."""
 
     __slots__ = (
-        "_delivered", "_delivered_s", "_flush_due", "_loop", "_lost", "_reader", "_reading", "_received_s",
-        "_released_bytes", "_server", "_slots", "_transport", "_waiting", "_write_paused", "_written", "closing",
-        "host",
+        "_delivered", "_delivered_s", "_flush_due", "_frame_began_s", "_loop", "_lost", "_reader", "_reading",
+        "_received_s", "_released_bytes", "_server", "_slots", "_transport", "_waiting", "_write_paused", "_written",
+        "closing", "host",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -66,7 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         self._released_bytes = 0  # of frames whose requests are answered, not yet given back to the budget
         self._lost = False
         self._written = self._delivered = 0  # bytes given to the transport, and of those, taken by the client
-        self._received_s = self._delivered_s = self._loop.time()
+        self._received_s = self._delivered_s = self._frame_began_s = self._loop.time()
         self.closing = False
         self.host = ""
 
@@ -82,7 +82,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
-        self.update_reading()
+        self._loop.call_soon(self.update_reading)  # uvloop begins to read after this call, whatever was said in it
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the event loop puts what it receives."""
@@ -95,9 +95,13 @@ class Connection(asyncio.BufferedProtocol):
         self._received_s = self._loop.time()
         self._server.metrics.bytes_received += nbytes
         reader = self._reader
-        before = reader.filled
+        before = reader.held_bytes
         frames = reader.received(nbytes)
-        self._server.budget.count(reader.filled - before, sum(map(len, frames)) + FRAME_OVERHEAD_BYTES * len(frames))
+        if frames or not before:
+            self._frame_began_s = self._received_s
+        self._server.budget.count(
+            reader.held_bytes - before, sum(map(len, frames)) + FRAME_OVERHEAD_BYTES * len(frames)
+        )
         self._waiting += frames
         if reader.broken:
             self._waiting.append(Refused("malformed", reader.broken))
@@ -134,7 +138,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def unfinished_bytes(self) -> int:
         """Bytes held by the frame that is being received."""
-        return self._reader.filled
+        return self._reader.held_bytes
 
     def stalled_s(self, now_s: float) -> float:
         """Seconds since the client stopped within a frame, or took none of the answers that wait for it."""
@@ -143,6 +147,10 @@ class Connection(asyncio.BufferedProtocol):
             self._delivered, self._delivered_s = self._written - unread_bytes, now_s
         within_frame_s = now_s - self._received_s if self._reading and self._reader.unfinished else 0.0
         return max(within_frame_s, now_s - self._delivered_s)
+
+    def unfinished_s(self, now_s: float) -> float:
+        """Seconds since the frame that holds memory, but is not whole, began."""
+        return now_s - self._frame_began_s if self._reader.held_bytes else 0.0
 
     def idle_s(self, now_s: float) -> float:
         """Seconds since anything came from the client, if nothing is owed to it."""
@@ -246,9 +254,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _drop_unfinished(self) -> None:
         """Give back what an unfinished frame holds; nothing more is read."""
-        filled = self._reader.filled
+        held = self._reader.held_bytes
         self._reader = FrameReader(self._server.scratch, 0)
-        self._server.budget.count(-filled, 0)
+        self._server.budget.count(-held, 0)
 
     def _log_refused(self, refused: Refused) -> None:
         self._server.metrics.closed(refused.reason)

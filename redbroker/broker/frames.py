@@ -9,12 +9,13 @@ are cut out as independent `bytes` (many pipelined requests cost one system call
 moves to a buffer of its own, into which the rest is received directly, never accumulated.
 
 A client's announcement costs nothing: the buffer of an unfinished frame never exceeds `AT_ONCE_BYTES` or `GROWTH` times
-what has really arrived, and `FrameBudget` counts what has arrived over all connections of the worker.
+what has really arrived (Python clears a new bytearray, so an untouched one is real memory too), and `FrameBudget`
+counts the buffers of all connections of the worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Protocol
 
 from redbroker.wire.frame import SIZE
@@ -22,7 +23,7 @@ from redbroker.wire.frame import SIZE
 __all__ = ["SCRATCH_BYTES", "FrameBudget", "FrameReader", "Reader"]
 
 SCRATCH_BYTES = 262_144
-AT_ONCE_BYTES = 1_048_576  # a frame up to here gets its buffer in one piece
+AT_ONCE_BYTES = 16_384  # a frame up to here gets its buffer in one piece
 GROWTH = 4
 FRAME_OVERHEAD_BYTES = 100  # what a small frame costs beside its bytes
 HEAD_BYTES = SIZE.size
@@ -38,7 +39,7 @@ class FrameReader:
     above `frame_bytes_max`. The frames before it are given all the same.
     """
 
-    __slots__ = ("_frame", "_frame_bytes_max", "_head", "_scratch", "_size", "_view", "broken", "filled")
+    __slots__ = ("_filled", "_frame", "_frame_bytes_max", "_head", "_scratch", "_size", "_view", "broken", "held_bytes")
 
     def __init__(self, scratch: memoryview, frame_bytes_max: int) -> None:
         self._scratch = scratch
@@ -48,7 +49,8 @@ class FrameReader:
         self._view = scratch
         self._size = 0
         self.broken = ""
-        self.filled = 0  # bytes that have arrived of the unfinished frame
+        self._filled = 0  # bytes that have arrived of the unfinished frame
+        self.held_bytes = 0  # the size of its buffer
 
     @property
     def unfinished(self) -> bool:
@@ -58,7 +60,7 @@ class FrameReader:
     def buffer(self) -> memoryview:
         """The memory to receive into; valid until the next call of `received`."""
         if self._frame is not None:
-            return self._view[self.filled :]
+            return self._view[self._filled :]
         if self._head:
             self._scratch[: len(self._head)] = self._head
             return self._scratch[len(self._head) :]
@@ -68,13 +70,13 @@ class FrameReader:
         """Frames (without their sizes) completed by the `nbytes` just received."""
         if self._frame is None:
             return self._cut(len(self._head) + nbytes)
-        self.filled += nbytes
-        if self.filled < len(self._frame):
+        self._filled += nbytes
+        if self._filled < self.held_bytes:
             return []
-        if self.filled < self._size:
-            self._grow()
+        if self._filled < self._size:
+            self._enlarge(self._view)
             return []
-        frame, self._frame, self._view, self.filled = self._frame, None, self._scratch, 0
+        frame, self._frame, self._view, self.held_bytes = self._frame, None, self._scratch, 0
         return [frame]
 
     def _cut(self, end: int) -> list[Frame]:
@@ -98,17 +100,15 @@ class FrameReader:
 
     def _begin(self, size: int, arrived: memoryview) -> None:
         """Give an unfinished frame a buffer of its own."""
-        self._size, self.filled = size, len(arrived)
-        self._frame = bytearray(min(size, max(AT_ONCE_BYTES, GROWTH * self.filled)))
-        self._view = memoryview(self._frame)
-        self._view[: self.filled] = arrived
+        self._size, self._filled = size, len(arrived)
+        self._enlarge(arrived)
 
-    def _grow(self) -> None:
-        """Enlarge the buffer of a large frame that has proved itself; at most a third of the frame is copied in all."""
-        larger = bytearray(min(self._size, GROWTH * self.filled))
-        view = memoryview(larger)
-        view[: self.filled] = self._view
-        self._frame, self._view = larger, view
+    def _enlarge(self, arrived: memoryview) -> None:
+        """A buffer for more of a frame that has proved itself so far; at most a third of the frame is copied in all."""
+        self.held_bytes = min(self._size, max(AT_ONCE_BYTES, GROWTH * self._filled))
+        self._frame = bytearray(self.held_bytes)
+        self._view = memoryview(self._frame)
+        self._view[: self._filled] = arrived
 
 
 class Reader(Protocol):
@@ -127,15 +127,21 @@ class Reader(Protocol):
 class FrameBudget:
     """The bytes of request frames that all connections of a worker hold, and who may read when there are too many.
 
-    At `bytes_max` everybody pauses until a quarter is free again. If only unfinished frames hold the memory, waiting
-    would never end, so the one that has most is `favoured` and read to its end: the bound is `bytes_max` and one frame,
-    and one receive of each connection. Time-outs against those that then send nothing are the server's.
+    | state | since | until | who may read |
+    |---|---|---|---|
+    | crowded | unfinished frames hold half of `bytes_max` | three eighths | those at the beginning of a frame |
+    | full | all frames hold `bytes_max` | three quarters | nobody |
+
+    If it is unfinished frames that hold the memory, waiting would never end: so the largest is `favoured` and may be
+    read to its end. The bound is thus `bytes_max`, one frame, and one receive of each connection. While either state
+    lasts, the server closes whose frame takes too long.
     """
 
-    def __init__(self, bytes_max: int, readers: Iterable[Reader]) -> None:
+    def __init__(self, bytes_max: int, readers: Collection[Reader]) -> None:
         self.bytes_max = bytes_max
         self.unfinished_bytes = 0
         self.complete_bytes = 0
+        self.crowded = False
         self.full = False
         self.favoured: Reader | None = None
         self._readers = readers
@@ -147,35 +153,33 @@ class FrameBudget:
 
     def may_read(self, reader: Reader) -> bool:
         """Whether this connection may receive."""
-        return not self.full or self.favoured is reader
+        if self.full or (self.crowded and reader.unfinished_bytes):
+            return self.favoured is reader
+        return True
 
     def count(self, unfinished: int, complete: int) -> None:
         """Add (or, negative, give back) bytes of unfinished and of complete frames."""
         self.unfinished_bytes += unfinished
         self.complete_bytes += complete
-        held = self.unfinished_bytes + self.complete_bytes
-        if self.full:
-            self._relieve(held)
-        elif held >= self.bytes_max:
-            self.full = True
-            self._relieve(held)
-            self._update_all()
+        most = self.bytes_max
+        crowded = self.unfinished_bytes > (most * 3 // 8 if self.crowded else most // 2)
+        full = self.unfinished_bytes + self.complete_bytes > (most * 3 // 4 if self.full else most)
+        if crowded or full or self.crowded or self.full:
+            self._settle(crowded, full)
 
-    def _relieve(self, held: int) -> None:
-        if held <= self.bytes_max * 3 // 4:
-            self.full, self.favoured = False, None
-            self._update_all()
-        elif self.favoured is not None and not self.favoured.unfinished_bytes:
-            self._favour(None)
-        if self.full and self.favoured is None and self.complete_bytes <= 0 < self.unfinished_bytes:
-            self._favour(max(self._readers, key=lambda reader: reader.unfinished_bytes, default=None))
+    def _settle(self, crowded: bool, full: bool) -> None:
+        """Enter the states, and let those who are concerned know."""
+        changed = (crowded, full) != (self.crowded, self.full)
+        self.crowded, self.full = crowded, full
+        before, self.favoured = self.favoured, self._favourite()
+        for reader in list(self._readers) if changed else {before, self.favoured} - {None}:
+            if reader is not None:
+                reader.update_reading()
 
-    def _favour(self, reader: Reader | None) -> None:
-        before, self.favoured = self.favoured, reader
-        for changed in (before, reader):
-            if changed is not None:
-                changed.update_reading()
-
-    def _update_all(self) -> None:
-        for reader in list(self._readers):
-            reader.update_reading()
+    def _favourite(self) -> Reader | None:
+        """Who must be read though memory is short: nobody while requests under way can free enough of it."""
+        if not self.unfinished_bytes or (self.complete_bytes * 4 >= self.bytes_max if self.full else not self.crowded):
+            return None
+        if self.favoured is not None and self.favoured.unfinished_bytes:
+            return self.favoured
+        return max(self._readers, key=lambda reader: reader.unfinished_bytes, default=None)

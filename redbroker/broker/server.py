@@ -58,7 +58,6 @@ class Server:
         self._drained = anyio.Event()
         self._left: anyio.Event | None = None  # set when draining, and all clients are gone
         self._admission_warned_s = float("-inf")
-        self._favoured_since_s: tuple[object, float] = (None, 0.0)
         gauges = self.metrics.gauges
         gauges["redbroker_connections"] = ("Open client connections.", lambda: len(self.connections))
         gauges["redbroker_frame_bytes"] = ("Bytes of request frames held.", lambda: self.budget.held_bytes)
@@ -192,24 +191,19 @@ class Server:
             now_s = loop.time()
             self.metrics.loop_lag_s = max(0.0, now_s - due_s)
             self._close_silent(now_s)
-            self._close_favoured(now_s)
 
     def _close_silent(self, now_s: float) -> None:
-        """Close who has been idle too long, and sooner who stopped in the middle of something."""
+        """Close who has been idle too long, and sooner who stopped in the middle of something.
+
+        While memory is short a frame must come to its end in that time, not merely trickle on.
+        """
         idle_s, stalled_s = self.settings.idle_connection_ms / 1_000, self.settings.stalled_connection_ms / 1_000
+        short = self.budget.crowded or self.budget.full
         for connection in list(self.connections):
-            if connection.stalled_s(now_s) > stalled_s:
+            if connection.stalled_s(now_s) > stalled_s or (short and connection.unfinished_s(now_s) > stalled_s):
                 connection.close("stalled")
             elif connection.idle_s(now_s) > idle_s:
                 connection.close("idle")
-
-    def _close_favoured(self, now_s: float) -> None:
-        """While all others wait for memory, the one frame that is read must come to its end, not merely trickle."""
-        favoured, since_s = self._favoured_since_s
-        if self.budget.favoured is not favoured:
-            self._favoured_since_s = (self.budget.favoured, now_s)
-        elif isinstance(favoured, Connection) and now_s - since_s > self.settings.stalled_connection_ms / 1_000:
-            favoured.close("stalled")
 
 
 @contextlib.asynccontextmanager
