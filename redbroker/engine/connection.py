@@ -118,9 +118,17 @@ class Storage:
         self, script: Script, keys: Sequence[bytes], args: Sequence[Word], *, once: bool = False
     ) -> asyncio.Future[Any]:
         """One script on the master of `keys[0]`. `once`: never sent twice, REQUEST_TIMED_OUT when nobody knows."""
-        call = Call(loop=self._loop)
-        self._fill(call, script, keys, args, once)
-        self._calls[call.slot].submit(call)
+        loop = self._loop
+        call = Call(loop=loop)
+        names = keys if keys.__class__ is tuple else tuple(keys)
+        prefix = self._prefixes.get((script.sha, names, len(args))) or self._prefix(script, names, len(args))
+        call.prefix = prefix
+        call.payload = encode(args, prefix.evalsha)
+        call.slot = slot = prefix.slot
+        call.born = loop.time()
+        if once:
+            call.once = True
+        self._calls[slot].submit(call)
         return call
 
     def run_acked(
@@ -135,25 +143,23 @@ class Storage:
     ) -> asyncio.Future[tuple[Any, int]]:
         """As `run`, then wait for `replicas` of them, at most `timeout_ms`: `(reply, replicas that acknowledged)`."""
         call = AckedCall(loop=self._loop)
-        self._fill(call, script, keys, args, once)
+        names = tuple(keys)
+        prefix = self._prefixes.get((script.sha, names, len(args))) or self._prefix(script, names, len(args))
+        call.prefix, call.slot, call.once = prefix, prefix.slot, once
+        call.payload = encode(args, prefix.evalsha)
+        call.born = self._loop.time()
         call.replicas = replicas
         call.deadline = call.born + timeout_ms / 1000
         (self._acks if replicas else self._calls)[call.slot].submit(call)
         return call
 
-    def _fill(self, call: Call, script: Script, keys: Sequence[bytes], args: Sequence[Word], once: bool) -> None:
-        names = tuple(keys)
-        shape = (script.sha, names, len(args))
-        prefix = self._prefixes.get(shape)
-        if prefix is None:
-            if len(self._prefixes) >= PREFIXES_MAX:
-                self._prefixes.clear()
-            slot = key_slot(names[0]) if self.cluster else 0
-            prefix = self._prefixes[shape] = ScriptPrefix(script, names, len(args), slot)
-        call.payload = encode(args, prefix.evalsha)
-        call.slot = prefix.slot
-        call.born = self._loop.time()
-        call.once, call.prefix, call.patience, call.hops = once, prefix, None, 0
+    def _prefix(self, script: Script, names: tuple[bytes, ...], arguments: int) -> ScriptPrefix:
+        if len(self._prefixes) >= PREFIXES_MAX:
+            self._prefixes.clear()
+        slot = key_slot(names[0]) if self.cluster else 0
+        prefix = ScriptPrefix(script, names, arguments, slot)
+        self._prefixes[script.sha, names, arguments] = prefix
+        return prefix
 
     async def on_masters(self, *words: Word) -> list[tuple[str, Any]]:
         """The same command on every master: `(address, reply)` of each."""
@@ -164,8 +170,7 @@ class Storage:
     def _on_slot(self, slot: int, words: Iterable[Word]) -> Call:
         call = Call(loop=self._loop)
         call.payload = encode(words)
-        call.slot, call.born = slot, self._loop.time()
-        call.once, call.prefix, call.patience, call.hops = False, None, None, 0
+        call.slot, call.born, call.prefix = slot, self._loop.time(), None
         self._calls[slot].submit(call)
         return call
 

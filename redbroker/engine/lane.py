@@ -115,7 +115,8 @@ class Lane:
     def submit_asking(self, call: Call) -> None:
         """Send a call that was answered ASK: ASKING and the call leave in one write."""
         if self.errand("ASKING") is None:
-            self._router.route(call)
+            self.connect()
+            self._router.again(self, call, RECONNECT_FIRST_S)
         else:
             self.submit(call)
 
@@ -147,7 +148,7 @@ class Lane:
             return
         self.pipe, self.trouble = None, error
         self.submit = self._park
-        log.warning("redis %s was lost: %s", self.address, error)
+        log.log(logging.DEBUG if self.retired else logging.WARNING, "redis %s was lost: %s", self.address, error)
         kept: list[Call] = []
         for call in self._unanswered(pipe):
             if isinstance(call, Errand):

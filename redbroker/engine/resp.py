@@ -42,15 +42,16 @@ class Call(asyncio.Future[Any]):
     loop time until which it is tried again (None until something went wrong), `hops` counts how often it was sent on.
     """
 
-    __slots__ = ("born", "hops", "once", "patience", "payload", "prefix", "slot")
+    # What every call sets has a slot; the rest is rare and lives in the dict futures have.
+    __slots__ = ("born", "payload", "prefix", "slot")
 
     born: float
-    hops: int
-    once: bool
-    patience: float | None
     payload: Payload
     prefix: ScriptPrefix | None
     slot: int
+    hops: int = 0
+    once: bool = False
+    patience: float | None = None
 
     # What the connection does with a good reply; subclasses do something else with it.
     answer = asyncio.Future.set_result
@@ -93,7 +94,7 @@ class Errand(Call):
         super().__init__(loop=loop)
         self.payload = encode(words)
         self.born = loop.time()
-        self.slot, self.once, self.hops, self.patience, self.prefix = -1, True, 0, None, None
+        self.slot, self.once, self.prefix = -1, True, None
 
     def answer(self, reply: Any) -> None:
         """Take a reply, a refusal or the loss of the connection: all are values here."""
@@ -122,11 +123,11 @@ def encode(words: Iterable[Word], prefix: bytes = b"") -> Payload:
     parts: list[bytes | memoryview | bytearray] = [prefix]
     big = False
     for word in words:
-        kind = word.__class__
-        if kind is int:
-            word = b"%d" % word  # type: ignore[str-format]
-        elif kind is str:
-            word = word.encode()  # type: ignore[union-attr]
+        if word.__class__ is not bytes:
+            if isinstance(word, int):
+                word = b"%d" % word
+            elif isinstance(word, str):
+                word = word.encode()
         length = len(word)  # type: ignore[arg-type]
         if length < BIG_WORD_BYTES:
             parts += (LENGTHS[length], word, CRLF)  # type: ignore[arg-type]
@@ -248,12 +249,12 @@ class Pipe(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Hand out every whole reply."""
         self.heard = self._loop.time()
-        reader, popleft = self._reader, self.pending.popleft
+        gets, popleft, refusal = self._reader.gets, self.pending.popleft, hiredis.ReplyError
         try:
-            reader.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]
-            while (reply := reader.gets()) is not False:
+            self._reader.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]
+            while (reply := gets()) is not False:
                 call = popleft()
-                if reply.__class__ is hiredis.ReplyError:
+                if reply.__class__ is refusal:
                     self._refused(call, reply)
                     continue
                 try:  # contextlib.suppress costs more than the call it would guard

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
@@ -16,7 +16,7 @@ from redbroker.engine.tail import Tail
 from redbroker.errors import KafkaError
 from tests.support.clusters import Cluster
 from tests.support.servers import Server
-from tests.support.storages import opened
+from tests.support.storages import opened, until
 
 pytestmark = pytest.mark.anyio
 
@@ -45,12 +45,6 @@ async def announce(storage: Storage, channel: bytes, written: int) -> None:
 
 def waiting(tail: Tail, known: Mapping[bytes, int], missing: int, timeout_s: float = 5) -> asyncio.Task[bool]:
     return asyncio.create_task(tail.wait(known, missing, timeout_s))
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_waiter_wakes_when_enough_bytes_were_announced_over_all_its_channels(valkey: Server) -> None:
@@ -108,9 +102,7 @@ async def test_idle_subscriptions_are_dropped_and_come_back(valkey: Server) -> N
     async with a_tail(valkey.url, wait_idle_ms=1000) as (storage, tail):
         await settled(tail, ONE)
         assert await storage.call(ONE, "PUBSUB", "SHARDCHANNELS") == [ONE]
-        async with asyncio.timeout(5):
-            while await storage.call(ONE, "PUBSUB", "SHARDCHANNELS"):
-                await asyncio.sleep(0.05)
+        await until(lambda: not valkey.command("PUBSUB", "SHARDCHANNELS"))
         await settled(tail, ONE)
         wait = waiting(tail, {ONE: 0}, 1)
         await asyncio.sleep(0)

@@ -62,7 +62,7 @@ async def test_a_port_that_speaks_something_else_is_told_in_one_sentence() -> No
 
     async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(StorageError, match="storage_url .*not a Redis reply"):
+        with pytest.raises(StorageError, match=r"storage_url .*not a Redis reply"):
             await Storage.open(Settings(storage_url=f"redis://127.0.0.1:{port}"))
 
 
@@ -105,7 +105,7 @@ async def test_tls_is_spoken_and_certificates_are_checked() -> None:
             assert await asyncio.gather(*calls) == list(range(1, 11))
         async with opened(server.tls_url, storage_tls_verify=False) as storage:
             assert await storage.call(b"k", "GET", "k") is None
-        with pytest.raises(StorageError, match="storage_url .*certificate"):
+        with pytest.raises(StorageError, match=r"storage_url .*certificate"):
             await Storage.open(Settings(storage_url=server.tls_url))
     with pytest.raises(StorageError, match="storage_tls_ca_file"):
         await Storage.open(Settings(storage_url="rediss://h", storage_tls_ca_file="/nonexistent"))

@@ -93,12 +93,13 @@ class Cluster:
         return replica
 
     def migrate_atomically(self, slot: int, target: Server) -> None:
-        """Move a slot by Valkey's CLUSTER MIGRATESLOTS; one that failed (soon after a failover it may) is begun again."""
+        """Move a slot by Valkey's CLUSTER MIGRATESLOTS; what failed (soon after a failover it may) is begun again."""
         source = self.master_of(slot)
         node = target.command("CLUSTER", "MYID").decode()
 
         def moved() -> bool:
-            jobs = [dict(zip(job[::2], job[1::2], strict=True)) for job in source.command("CLUSTER", "GETSLOTMIGRATIONS")]
+            replies = source.command("CLUSTER", "GETSLOTMIGRATIONS")
+            jobs = [dict(zip(job[::2], job[1::2], strict=True)) for job in replies]
             ours = [job[b"state"] for job in jobs if job[b"slot_ranges"] == b"%d-%d" % (slot, slot)]
             if self.master_of(slot) is not target and all(state in (b"failed", b"cancelled") for state in ours):
                 source.command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", node)

@@ -8,6 +8,7 @@ short connection.
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import signal
 import socket
@@ -35,12 +36,15 @@ def redis_binary() -> str | None:
 
 
 def free_port() -> int:
-    """A port nobody listens on; below the ephemeral range's cluster bus (port + 10000)."""
+    """A port nobody listens on, whose cluster bus port (10000 higher) is free too.
+
+    Both lie below the ephemeral range, so that no outgoing connection takes them before the server does.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_000:
+        port = random.randrange(11_000, 22_000)
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", port))
+            two.bind(("127.0.0.1", port + 10_000))
             return port
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from redbroker.config import Settings
@@ -52,6 +52,13 @@ async def opened(url: str, **settings: Any) -> AsyncIterator[Storage]:
         await storage.close()
 
 
+async def until(condition: Callable[[], bool], timeout_s: float = 5) -> None:
+    """Wait for a change in another process, which no event can tell; TimeoutError when it stays out."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 class Load:
     """Idempotent producers that keep a window of numbered writes in flight, and remember what was acknowledged."""
 
@@ -80,9 +87,7 @@ class Load:
     async def goes_on(self, count: int = 200, timeout_s: float = 15) -> None:
         """Return when every producer has had `count / producers` more writes acknowledged."""
         goals = {name: done + count // len(self.names) for name, done in self.acknowledged.items()}
-        async with asyncio.timeout(timeout_s):
-            while any(self.acknowledged[name] < goal for name, goal in goals.items()):
-                await asyncio.sleep(0.01)
+        await until(lambda: all(self.acknowledged[name] >= goal for name, goal in goals.items()), timeout_s)
 
     def _send(self, name: str, number: int) -> asyncio.Future[Any]:
         words = [number, f"{name}-{number}"]

@@ -1,4 +1,4 @@
-"""Storage behind a Sentinel: it asks for the master, and follows it when it changes."""
+"""Discovery: a Sentinel names the master, any live seed tells the cluster."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from redbroker.config import Settings
 from redbroker.engine.connection import Storage
 from redbroker.engine.target import StorageError
-from tests.support.clusters import a_sentinel
-from tests.support.storages import Load, opened
+from tests.support.clusters import Cluster, a_sentinel
+from tests.support.storages import ONCE, Load, keys_of, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -24,10 +24,17 @@ async def test_a_sentinel_names_the_master_and_its_successor() -> None:
                 servers.master.kill()
                 await plain.goes_on()
                 assert storage.masters[0].port == servers.replica.port
-                # The old master comes back as a replica (Sentinel would see to it in ten seconds) and acknowledges again.
+                # The old master comes back as a replica (Sentinel would take ten seconds) and acknowledges.
                 servers.master.options += ("--replicaof", f"127.0.0.1 {servers.replica.port}")
                 await asyncio.to_thread(servers.master.start)
                 await acked.goes_on()
             await acked.check()
         with pytest.raises(StorageError, match=r"storage_url.*No such master"):
             await Storage.open(Settings(storage_url=servers.url.replace("mymaster", "nobody")))
+
+
+async def test_dead_seeds_do_not_matter(cluster: Cluster) -> None:
+    dead = cluster.nodes[3]
+    dead.kill()
+    async with opened(f"redis://{dead.address},{cluster.nodes[4].address}") as storage:
+        assert await storage.run(ONCE, keys_of("c4"), [1, b""]) == 1
