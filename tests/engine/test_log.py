@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from redbroker.engine.tail import Tail
 
 from redbroker.config import Settings
 from redbroker.engine.connection import Storage
 from redbroker.engine.log import Append, Appended, Bounds, EpochEnd, Log, Read, ReadResult
+from redbroker.engine.tail import Tail
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import Record, build_batch, iter_records, read_header, stamp

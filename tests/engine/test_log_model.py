@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from redbroker.engine.tail import Tail
 
 from redbroker.config import Settings
 from redbroker.engine.connection import Storage
 from redbroker.engine.log import Append, Appended, Bounds, Log, Read, ReadResult
+from redbroker.engine.tail import Tail
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import Record, build_batch, read_header
