@@ -10,6 +10,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ READY = re.compile(r"^ready\s+kafka (\S+):(\d+)", re.MULTILINE)
 class Cluster:
     """`bootstrap` is what clients are given; `ports` are the workers' own."""
 
-    storage: Server
+    storage_url: str
     ports: tuple[int, ...]
 
     @property
@@ -75,16 +76,22 @@ class WorkerProcess:
         self._log.close()
 
 
+@contextmanager
+def two_workers(storage_url: str) -> Iterator[Cluster]:
+    """Two ready workers on one storage."""
+    workers = [WorkerProcess(storage_url) for _ in range(2)]
+    try:
+        yield Cluster(storage_url, tuple(worker.wait_ready() for worker in workers))
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Two workers on a Valkey of their own; topics are auto-created with four partitions."""
-    with Server() as storage:
-        workers = [WorkerProcess(storage.unix_url) for _ in range(2)]
-        try:
-            yield Cluster(storage, tuple(worker.wait_ready() for worker in workers))
-        finally:
-            for worker in workers:
-                worker.stop()
+    with Server() as storage, two_workers(storage.unix_url) as cluster:
+        yield cluster
 
 
 @pytest.fixture
