@@ -10,6 +10,7 @@ one clear sentence and a non-zero exit code on failure, and `--dry-run` beside `
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -47,6 +48,7 @@ def _root() -> None:
 def main(words: list[str] | None = None) -> NoReturn:
     """Run one command line and leave with its exit code: 0 done, 1 failed, 2 not understood, 130 interrupted."""
     given = sys.argv[1:] if words is None else words
+    gc.disable()  # importing makes no garbage, but much to look through; `shared.run` switches it on again
     try:
         application(given)(given, prog_name="redbroker", standalone_mode=True)
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -15,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from redbroker.broker.server import Server
 from redbroker.cli.logs import configure
 from redbroker.cli.shared import storage_name
 from redbroker.config import SettingsError
 from redbroker.engine import Engine
 
 if TYPE_CHECKING:
+    from redbroker.broker.server import Server
     from redbroker.config import Settings
 
 log = logging.getLogger("redbroker")
@@ -34,21 +35,32 @@ async def serve(settings: Settings) -> None:
     configure(settings)
     with anyio.CancelScope() as life:
         signals = Signals(life)
+        door = asyncio.create_task(asyncio.to_thread(_import_door))  # meanwhile an embedded server boots
         async with Engine.open(settings) as engine:
             for finding in engine.checks:
                 log.warning(str(finding))
-            server = Server(engine, settings)
+            server = (await door)(engine, settings)
             signals.server = server
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(server.run)
                     await server.ready.wait()
                     print(ready_line(server, engine), flush=True)
+                    gc.freeze()
                     await signals.first.wait()
                     await server.drain()
             except* OSError as group:
                 raise _explained(group.exceptions[0], settings) from None
     log.info("stopped")
+
+
+def _import_door() -> type[Server]:
+    """Import the Kafka door and every API module, the larger half of a start."""
+    from redbroker.broker.api import load
+    from redbroker.broker.server import Server
+
+    load()
+    return Server
 
 
 class Signals:
@@ -93,9 +105,10 @@ def _age_ms() -> float:
 
 
 def _explained(error: BaseException, settings: Settings) -> BaseException:
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        taken = [str(port) for port in (settings.port, settings.http_port) if port]
-        return SettingsError(
-            f"port {' or '.join(taken)} on {settings.host} is in use: choose another with --port or --http-port."
-        )
-    return error
+    """What keeps a port from being opened, with the settings to change."""
+    if not isinstance(error, OSError):
+        return error
+    if error.errno == errno.EADDRINUSE:
+        ports = " or ".join(str(port) for port in (settings.port, settings.http_port) if port)
+        return SettingsError(f"port {ports} on {settings.host} is in use: choose another with --port or --http-port.")
+    return SettingsError(f"host {settings.host} cannot be listened on: {error.strerror or error}.")

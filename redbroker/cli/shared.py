@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import gc
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -53,6 +54,8 @@ def run(work: Awaitable[T]) -> T:
     async def whole() -> T:
         return await work
 
+    gc.freeze()  # what was imported stays: the collector need never look at it
+    gc.enable()
     try:
         import uvloop
     except ImportError:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
 import orjson
+import pytest
 
 from redbroker.cli.consume import json_printer, text_printer
 from redbroker.wire.records import Record
+from tests.support.command import command
+from tests.support.servers import Server
 
 RECORD = Record(7, 1_700_000_000_000, b"k", b"v", [("a", b"1"), ("b", None)])
 
@@ -27,3 +35,51 @@ def test_json_keeps_bytes_that_are_no_text() -> None:
     assert told["value"] == {"base64": "/wA="}
     assert (told["topic"], told["partition"], told["offset"], told["key"]) == ("t", 3, 7, "k")
     assert told["headers"] == [["a", "1"], ["b", None]]
+
+
+@pytest.fixture
+def numbers(valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A topic `numbers` of two partitions: 0 to 9 in partition 0, 10 to 19 in partition 1."""
+    monkeypatch.setenv("REDBROKER_STORAGE_URL", valkey.unix_url)
+    command("topic", "create", "numbers", "-p", "2")
+    for partition in (0, 1):
+        file = tmp_path / str(partition)
+        file.write_text("".join(f"{partition * 10 + number}\n" for number in range(10)))
+        command("produce", "numbers", "-p", str(partition), "--file", str(file))
+
+
+@pytest.mark.usefixtures("numbers")
+def test_a_place_to_begin_holds_for_each_partition() -> None:
+    assert command("consume", "numbers", "-p", "0").lines == [str(number) for number in range(10)]
+    assert sorted(command("consume", "numbers", "-o", "-2").lines) == ["18", "19", "8", "9"]
+    assert sorted(command("consume", "numbers", "-o", "9").lines) == ["19", "9"]
+    assert len(command("consume", "numbers", "-o", "@1h").lines) == 20
+    assert command("consume", "numbers", "-o", "end").lines == []
+
+
+@pytest.mark.usefixtures("numbers")
+def test_a_count_stops_in_the_middle_of_a_batch() -> None:
+    assert command("consume", "numbers", "-p", "1", "-n", "3").lines == ["10", "11", "12"]
+
+
+@pytest.mark.usefixtures("numbers")
+def test_what_was_trimmed_is_not_shown() -> None:
+    command("topic", "trim", "numbers", "--before", "7", "--yes")
+    assert sorted(command("consume", "numbers").lines) == ["17", "18", "19", "7", "8", "9"]
+
+
+@pytest.mark.usefixtures("numbers")
+def test_following_waits_for_what_comes(tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    later.write_text("20\n21\n")
+    producing = threading.Timer(0.5, lambda: command_line("produce", "numbers", "-p", "0", "--file", str(later)))
+    producing.start()
+    try:
+        assert command("consume", "numbers", "-o", "end", "--follow", "-n", "2").lines == ["20", "21"]
+    finally:
+        producing.join()
+
+
+def command_line(*words: str) -> None:
+    """A command in a process of its own: two event loops in one process would share the standard output."""
+    subprocess.run([sys.executable, "-m", "redbroker.cli", *words], check=True, timeout=30, stdin=subprocess.DEVNULL)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from redbroker.cli.consume import json_printer
-from redbroker.cli.produce import Lines
+from redbroker.cli.produce import CODECS, Lines
 from redbroker.cli.shared import Misuse
 from redbroker.wire.records import Record
+from tests.support.command import command
+from tests.support.servers import Server
 
 
 def lines(*, key: bytes | None = None, json: bool = False, partition: int | None = None) -> Lines:
@@ -44,3 +48,40 @@ def test_what_consume_prints_as_json_is_taken_back() -> None:
 def test_a_line_that_is_no_record_is_refused_by_number(line: bytes) -> None:
     with pytest.raises(Misuse, match="line 1 is no record"):
         list(lines(json=True).records([line]))
+
+
+@pytest.fixture
+def storage(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv("REDBROKER_STORAGE_URL", valkey.unix_url)
+    return valkey
+
+
+@pytest.mark.usefixtures("storage")
+def test_lines_of_a_file_come_back_in_their_order(
+    valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDBROKER_STORAGE_URL", valkey.unix_url)
+    file = tmp_path / "lines"
+    file.write_text("".join(f"key{number % 7}:{number}\n" for number in range(12_000)) + "last:without a newline")
+    for codec in CODECS:
+        topic = f"orders-{codec}"
+        told = command("produce", topic, "-k", ":", "-z", codec, "--file", str(file), "--format", "json")
+        assert told.json["records"] == 12_001
+        read = command("consume", topic, "-f", "%k:%s\\n").lines
+        assert sorted(read) == sorted(file.read_text().splitlines())
+        for key in range(7):
+            of_key = [int(line.partition(":")[2]) for line in read if line.startswith(f"key{key}:")]
+            assert of_key == sorted(of_key)
+
+
+@pytest.mark.usefixtures("storage")
+def test_a_wrong_partition_or_line_stores_nothing(
+    valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDBROKER_STORAGE_URL", valkey.unix_url)
+    file = tmp_path / "lines"
+    file.write_text('{"value": 1}\n{"value": 2, "partition": 99}\n')
+    told = command("produce", "orders", "--json", "--file", str(file))
+    assert told.code == 2
+    assert "partitions 0 to 3, not 99" in told.err
+    assert command("consume", "orders").out == ""
