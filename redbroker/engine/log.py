@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redbroker.config import Settings
 from redbroker.engine.appends import Appended, Appends
 from redbroker.engine.partition import Partition
+from redbroker.engine.partitions import LAST_OFFSET_DELTA, Look, Partitions, StoredBatch, stored
 from redbroker.engine.scripts import script
 from redbroker.engine.times import first_at_or_after, latest_record
 from redbroker.errors import ErrorCode, KafkaError
@@ -33,12 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Append", "Appended", "Bounds", "EpochEnd", "Log", "Read", "ReadResult", "StoredBatch"]
 
-LAST_OFFSET_DELTA = Struct(">i").unpack_from  # at byte 23 of a batch
 TRIM_ENTRIES = 1_000
 FIND_ENTRIES = 64
 OPEN_AT_ONCE = 1_000
-DROPPED_MARKER_MS = 600_000
-PARTITIONS_CACHED_MAX = 200_000
 
 
 class Append(NamedTuple):
@@ -58,14 +55,6 @@ class Read(NamedTuple):
     offset: int
     max_bytes: int
     leader_epoch: int = -1
-
-
-class StoredBatch(NamedTuple):
-    """A batch as the producer sent it, and what belongs in its baseOffset and partitionLeaderEpoch."""
-
-    batch: bytes
-    base_offset: int
-    leader_epoch: int
 
 
 class ReadResult(NamedTuple):
@@ -101,21 +90,6 @@ class EpochEnd(NamedTuple):
     leader_epoch: int
 
 
-class Look(NamedTuple):
-    """The answer of look.lua."""
-
-    log_start: int
-    next: int
-    leader_epoch: int
-    since: int
-    written: int
-    batches: int
-    trimmed: int
-    largest: int
-    time: int
-    time_at: int
-
-
 class Log:
     """The logs of all partitions, over one storage."""
 
@@ -130,17 +104,17 @@ class Log:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`copies` tells how many copies acks=all waits for; `exists` asks Redis whether a topic still is."""
-        self._now = now
         self._storage = storage
         self._tail = tail
-        self._prefix = settings.key_prefix
-        self._overshoot = settings.read_overshoot_bytes
         self._copies = copies
-        self._exists = exists
-        self._partitions: dict[tuple[bytes, int], Partition] = {}
-        self._look_script = script("look")
+        self._overshoot = settings.read_overshoot_bytes
+        self._partitions = Partitions(storage, settings, exists, now)
         self._appends = Appends(
-            storage, tail, self._reopen, settings.producer_id_expiration_ms // 1000, settings.producers_max
+            storage,
+            tail,
+            self._partitions.reopen,
+            settings.producer_id_expiration_ms // 1000,
+            settings.producers_max,
         )
 
     async def close(self) -> None:
@@ -159,7 +133,7 @@ class Log:
         """
         answers = [
             self._appends.submit(
-                self._partition(entry.topic, entry.partition),
+                self._partitions.get(entry.topic, entry.partition),
                 entry.batch,
                 entry.header,
                 self._copies(entry.topic) if acks == -1 else 1,
@@ -196,17 +170,17 @@ class Log:
         return results
 
     async def _read(self, read: Read, budget: int) -> ReadResult | KafkaError:
-        partition = self._partition(read.topic, read.partition)
+        partition = self._partitions.get(read.topic, read.partition)
         batches: list[StoredBatch] = []
         nbytes, offset = 0, read.offset
         try:
             if not partition.knows(read.offset):
-                await self._learn(partition, read.offset)
+                await self._partitions.learn(partition, read.offset)
             while True:
                 believed = partition.epoch
-                looking = self._look(partition)
+                looking = self._partitions.look(partition)
                 wanted = budget > 0 and offset >= 0
-                ranging = self._range(partition, offset, budget - nbytes) if wanted else None
+                ranging = self._partitions.range(partition, offset, budget - nbytes) if wanted else None
                 try:
                     look = Look._make(await looking)
                 except KafkaError as error:
@@ -214,15 +188,15 @@ class Log:
                         ranging.cancel()
                     if error.code != ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
                         return error
-                    look = await self._look_opened(partition)
+                    look = await self._partitions.look_opened(partition)
                     continue
                 refusal = refuse_read(read, look, partition)
                 entries = await ranging if ranging is not None else []
                 if refusal is not None:
                     return refusal
-                self._note(partition, look)
+                self._partitions.note(partition, look)
                 if look.leader_epoch != believed:  # read under another master's epochs: forget it, begin again
-                    await self._learn(partition, read.offset)
+                    await self._partitions.learn(partition, read.offset)
                     batches, nbytes, offset = [], 0, read.offset
                     continue
                 for id_, (_, batch) in entries:
@@ -244,7 +218,7 @@ class Log:
 
     async def wait(self, reads: Sequence[tuple[Read, ReadResult]], missing_bytes: int, timeout_s: float) -> bool:
         """Until `missing_bytes` more were appended to these partitions (True, perhaps too early) or time ran out."""
-        known = {self._partition(read.topic, read.partition).keys.tail: result.written for read, result in reads}
+        known = {self._partitions.get(read.topic, read.partition).keys.tail: result.written for read, result in reads}
         return await self._tail.wait(known, missing_bytes, timeout_s)
 
     # --- where things are ------------------------------------------------------------------------------------
@@ -253,7 +227,7 @@ class Log:
         """Log start, log end, leader epoch, size and largest timestamp of each partition."""
 
         async def one(topic: Topic, number: int) -> Bounds:
-            look = await self._look_opened(self._partition(topic, number))
+            look = await self._partitions.look_opened(self._partitions.get(topic, number))
             return Bounds(look.log_start, look.next, look.leader_epoch, look.written - look.trimmed, look.time)
 
         return await values(one(topic, number) for topic, number in partitions)
@@ -264,9 +238,9 @@ class Log:
         """(offset, timestamp, leader epoch) of the first record at or after a time; None: no record is that young."""
 
         async def one(topic: Topic, number: int, timestamp: int) -> tuple[int, int, int] | None:
-            partition = self._partition(topic, number)
+            partition = self._partitions.get(topic, number)
             keys = partition.keys
-            look = await self._look_opened(partition)
+            look = await self._partitions.look_opened(partition)
             go_on_from = look.log_start
             while True:
                 found, go_on_from, _, *entry = await self._storage.run(
@@ -290,21 +264,21 @@ class Log:
         """(offset, timestamp, leader epoch) of the record with the largest timestamp (KIP-734); None: no records."""
 
         async def one(topic: Topic, number: int) -> tuple[int, int, int] | None:
-            partition = self._partition(topic, number)
-            look = await self._look_opened(partition)
+            partition = self._partitions.get(topic, number)
+            look = await self._partitions.look_opened(partition)
             if look.log_start >= look.next:
                 return None
             if look.time_at >= look.log_start:
                 if not partition.knows(look.time_at):
-                    await self._learn(partition, look.time_at)
-                entries = await self._range(partition, look.time_at, 1, count=1)
+                    await self._partitions.learn(partition, look.time_at)
+                entries = await self._partitions.range(partition, look.time_at, 1, count=1)
                 return latest_record([stored(id_, batch) for id_, (_, batch) in entries], look.log_start)
             best = None  # the youngest record was trimmed away: look through what is left
             offset = look.log_start
             while offset < look.next:
                 if not partition.knows(offset):
-                    await self._learn(partition, offset)
-                entries = await self._range(partition, offset, self._overshoot)
+                    await self._partitions.learn(partition, offset)
+                entries = await self._partitions.range(partition, offset, self._overshoot)
                 if not entries:
                     break
                 found = latest_record([stored(id_, batch) for id_, (_, batch) in entries], look.log_start)
@@ -319,8 +293,8 @@ class Log:
         """Where each asked leader epoch ends (KIP-320): clients compare it with what they hold."""
 
         async def one(topic: Topic, number: int, epoch: int) -> EpochEnd:
-            partition = self._partition(topic, number)
-            await self._look_opened(partition)
+            partition = self._partitions.get(topic, number)
+            await self._partitions.look_opened(partition)
             keys = (partition.keys.state, partition.keys.epochs)
             return EpochEnd._make(await self._storage.run(script("epoch_end"), keys, (partition.topic.hex, epoch)))
 
@@ -332,8 +306,8 @@ class Log:
         """Move each log start up to an offset (-1: the log end) and free what lies below; gives the log starts."""
 
         async def one(topic: Topic, number: int, before: int) -> int:
-            partition = self._partition(topic, number)
-            await self._look_opened(partition)
+            partition = self._partitions.get(topic, number)
+            await self._partitions.look_opened(partition)
             keys = partition.keys
             named = (keys.log, keys.state, keys.epochs, keys.times)
             while True:
@@ -350,81 +324,17 @@ class Log:
         """Make the logs of a new topic's partitions, or of those added to an old one (idempotent)."""
         numbers = range(first, topic.partitions)
         for at in range(0, len(numbers), OPEN_AT_ONCE):
-            await asyncio.gather(*(self._open(topic, number) for number in numbers[at : at + OPEN_AT_ONCE]))
+            await asyncio.gather(*(self._partitions.open(topic, number) for number in numbers[at : at + OPEN_AT_ONCE]))
 
     async def drop_partitions(self, topic: Topic) -> None:
         """Delete the logs of a deleted topic (idempotent; a newer topic of the same name is left alone)."""
         for at in range(0, topic.partitions, OPEN_AT_ONCE):
             await asyncio.gather(
-                *(self._drop(topic, number) for number in range(at, min(at + OPEN_AT_ONCE, topic.partitions)))
+                *(
+                    self._partitions.drop(topic, number)
+                    for number in range(at, min(at + OPEN_AT_ONCE, topic.partitions))
+                )
             )
-
-    async def _open(self, topic: Topic, number: int) -> None:
-        partition = self._partition(topic, number)
-        keys = partition.keys
-        await self._storage.run(
-            script("open_partition"),
-            (keys.log, keys.state, keys.epochs, keys.producers, keys.times),
-            (partition.topic.hex, topic.created_ms),
-        )
-
-    async def _drop(self, topic: Topic, number: int) -> None:
-        partition = self._partition(topic, number)
-        keys = partition.keys
-        await self._storage.run(
-            script("drop_partition"),
-            (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail),
-            (partition.topic.hex, topic.created_ms, DROPPED_MARKER_MS),
-        )
-        self._partitions.pop((topic.hex, number), None)
-
-    # --- the cache of partitions -----------------------------------------------------------------------------
-
-    def _partition(self, topic: Topic, number: int) -> Partition:
-        partition = self._partitions.get((topic.hex, number))
-        if partition is None:
-            if len(self._partitions) >= PARTITIONS_CACHED_MAX:
-                self._partitions.clear()  # hints only: they are learnt again
-            partition = self._partitions[topic.hex, number] = Partition(self._prefix, topic, number)
-        return partition
-
-    def _look(self, partition: Partition) -> asyncio.Future[Any]:
-        keys = partition.keys
-        return self._storage.run(self._look_script, (keys.state, keys.epochs), (partition.topic.hex,))
-
-    def _range(self, partition: Partition, offset: int, nbytes: int, count: int = 0) -> asyncio.Future[Any]:
-        log = partition.keys.log
-        count = count or partition.count(nbytes, self._overshoot, self._now())
-        return self._storage.call(log, "XRANGE", log, partition.first_id(offset), "+", "COUNT", count)
-
-    async def _look_opened(self, partition: Partition) -> Look:
-        """Look; where the partition was never opened (its creator died in between), open it and look again."""
-        try:
-            look = Look._make(await self._look(partition))
-        except KafkaError as error:
-            if error.code != ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
-                raise
-            await self._reopen(partition)
-            look = Look._make(await self._look(partition))
-        self._note(partition, look)
-        return look
-
-    def _note(self, partition: Partition, look: Look) -> None:
-        typical = look.written // max(1, look.batches)
-        partition.learn(look.leader_epoch, look.since, typical, look.largest, self._now())
-
-    async def _learn(self, partition: Partition, offset: int) -> None:
-        """Make `partition.knows(offset)` true: look, and fetch the table of epochs for an older one's offset."""
-        look = await self._look_opened(partition)
-        if not partition.knows(offset):
-            rows = await self._storage.call(partition.keys.epochs, "ZRANGE", partition.keys.epochs, 0, -1, "WITHSCORES")
-            partition.learn_table(look.leader_epoch, rows)
-
-    async def _reopen(self, partition: Partition) -> None:
-        topic = partition.topic
-        if partition.name.partition >= topic.partitions or (self._exists is not None and not await self._exists(topic)):
-            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"{partition.name} does not exist.")
-        await self._open(topic, partition.name.partition)
 
 
 def refuse_read(read: Read, look: Look, partition: Partition) -> KafkaError | None:
@@ -445,12 +355,6 @@ def refuse_read(read: Read, look: Look, partition: Partition) -> KafkaError | No
             f"{partition.name}: offset {read.offset} is outside {look.log_start} to {look.next}.",
         )
     return None
-
-
-def stored(id_: bytes, batch: bytes) -> StoredBatch:
-    """A stream entry with the offsets its ID tells."""
-    epoch, _, last = id_.partition(b"-")
-    return StoredBatch(batch, int(last) - LAST_OFFSET_DELTA(batch, 23)[0], int(epoch))
 
 
 async def values(work: Any) -> list[Any]:

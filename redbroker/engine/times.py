@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from redbroker.wire.records import iter_records, read_header
 
 if TYPE_CHECKING:
-    from redbroker.engine.log import StoredBatch
+    from redbroker.engine.partitions import StoredBatch
 
 
 def first_at_or_after(stored: StoredBatch, timestamp: int, log_start: int) -> tuple[int, int, int] | None:
