@@ -1,4 +1,5 @@
-"""Rules as pure state machines, `step(state, event, now) -> state, effects`: no I/O, no clock.
+"""Pure state machines: the rules of Kafka's groups, without I/O, clock or chance.
 
-Consumer groups and transactions will live here; nothing does yet.
+Every machine is `step(group, event, now_ms, settings) -> Step`; times and random ids come in from outside. What all
+group machines share is `group`; `classic_group` is JoinGroup and SyncGroup, `consumer_group` is KIP-848.
 """
