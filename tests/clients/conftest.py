@@ -40,7 +40,7 @@ class WorkerProcess:
     def __init__(self, storage_url: str) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by stop()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "redbroker.cli", "worker", "--storage", storage_url, "--port", "0"],
+            [sys.executable, "-m", "redbroker", "worker", "--storage", storage_url, "--port", "0"],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
