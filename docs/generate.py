@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from redbroker.broker.api.__main__ import table
 from redbroker.config import ENV_PREFIX, Settings
 
 DOCS = Path(__file__).parent
@@ -32,7 +33,7 @@ def settings_page() -> str:
     )
 
 
-PAGES = {"settings.md": settings_page}
+PAGES = {"settings.md": settings_page, "protocol.md": table}
 
 
 if __name__ == "__main__":
