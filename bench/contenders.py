@@ -21,7 +21,7 @@ from pathlib import Path
 from bench.servers import Server, ask_ping, cpu_seconds, free_port
 
 YARDSTICK = "tansu"
-REDBROKER = [sys.executable, "-m", "redbroker.cli"]
+REDBROKER = [sys.executable, "-m", "redbroker"]
 
 
 @dataclass

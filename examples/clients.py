@@ -44,7 +44,7 @@ class Producing:
         self.acknowledged = 0
         self.errors: list[str] = []
         self.longest_pause_s = 0.0
-        self._last: float | None = None
+        self._last_s: dict[int, float] = {}
         self._producer = Producer(
             {
                 "bootstrap.servers": addresses,
@@ -56,11 +56,10 @@ class Producing:
             logger=QUIET,
         )
 
-    def _told(self, error: Any, _message: Any) -> None:
-        now = time.monotonic()
-        if self._last is not None:
-            self.longest_pause_s = max(self.longest_pause_s, now - self._last)
-        self._last = now
+    def _told(self, error: Any, message: Any) -> None:
+        partition, now_s = message.partition(), time.monotonic()
+        self.longest_pause_s = max(self.longest_pause_s, now_s - self._last_s.get(partition, now_s))
+        self._last_s[partition] = now_s
         if error is None:
             self.acknowledged += 1
         else:

@@ -160,7 +160,9 @@ def account(outcome: Outcome, again: dict[bytes, list[bytes]] | None, seconds: f
     console.print(f"  sent      {sent:,} flights ({clients})")
     refused = f"{len(outcome.producing.errors):,} sends, {len(outcome.live.errors):,} reads"
     console.print(f"  refused   {refused}; holes in the offsets: {outcome.live.gaps:,}")
-    console.print(f"  pause     {outcome.producing.longest_pause_s:.1f} s at most without an acknowledgement")
+    console.print(
+        f"  pause     {outcome.producing.longest_pause_s:.1f} s at most between two acknowledgements of one partition"
+    )
     verdict = "[bold green]everything came back exactly as it was sent[/]" if good else "[bold red]it differs[/]"
     console.print(f"  {verdict}, in {seconds:.1f} s")
     return good

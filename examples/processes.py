@@ -23,7 +23,7 @@ class Process:
         self.words = words
         self.last_words: deque[str] = deque(maxlen=20)
         self.running = subprocess.Popen(
-            [sys.executable, "-m", "redbroker.cli", *words],
+            [sys.executable, "-m", "redbroker", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

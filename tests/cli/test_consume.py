@@ -82,4 +82,4 @@ def test_following_waits_for_what_comes(tmp_path: Path) -> None:
 
 def command_line(*words: str) -> None:
     """A command in a process of its own: two event loops in one process would share the standard output."""
-    subprocess.run([sys.executable, "-m", "redbroker.cli", *words], check=True, timeout=30, stdin=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "redbroker", *words], check=True, timeout=30, stdin=subprocess.DEVNULL)

@@ -43,7 +43,7 @@ def test_a_port_that_is_taken_is_told_in_one_sentence(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         failed = subprocess.run(
-            [sys.executable, "-m", "redbroker.cli", "dev", "--port", str(port), "--data-dir", str(tmp_path)],
+            [sys.executable, "-m", "redbroker", "dev", "--port", str(port), "--data-dir", str(tmp_path)],
             capture_output=True,
             text=True,
             timeout=30,
