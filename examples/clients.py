@@ -77,6 +77,12 @@ class Producing:
         if self.sent % 200 == 0:
             self._producer.poll(0)
 
+    def catch_up(self, unanswered: int) -> None:
+        """Wait until at most so many records are without an answer: a steady load, whatever the client's queue."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while self.sent - self.acknowledged - len(self.errors) > unanswered and time.monotonic() < deadline:
+            self._producer.poll(0.01)
+
     def close(self) -> None:
         """Wait until every record is acknowledged or has failed."""
         self._producer.flush(TIMEOUT_S)

@@ -34,8 +34,8 @@ def workers(redis_cluster: Cluster) -> Iterator[list[Process]]:
     redis_cluster.flush()
     processes: list[Process] = []
     try:
-        for _ in range(2):
-            processes.append(Process("worker", "--storage", redis_cluster.url, "--port", "0"))
+        processes.append(Process("worker", "--storage", redis_cluster.url, "--port", "0"))
+        processes.append(Process("worker", "--storage", redis_cluster.url, "--port", "0"))
         yield processes
     finally:
         stop_all(processes)
@@ -55,8 +55,7 @@ def produce_through(addresses: str, topic: str, trouble: Callable[[], None]) -> 
         key, value = b"%d" % (number % 97), b"%d" % number
         sent.setdefault(key, []).append(value)
         producer.send(key, value, int(time.time() * 1_000))
-        if number % 500 == 0:
-            time.sleep(0.02)
+        producer.catch_up(2_000)
         if not troubled and producer.acknowledged >= RECORDS // 3:
             troubled = True
             trouble()
