@@ -56,9 +56,13 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="Address the HTTP port listens on.")
     rack: str | None = Field(None, description="Rack or zone of this worker, told to clients.")
     cluster_id: str | None = Field(None, description="Cluster id told to clients; unset: made once and kept in Redis.")
-    frame_bytes_max: int = Field(104_857_600, ge=1024, description="Largest request frame (Kafka's socket.request.max.bytes).")
+    frame_bytes_max: int = Field(
+        104_857_600, ge=1024, description="Largest request frame (Kafka's socket.request.max.bytes)."
+    )
     connections_max: int = Field(10_000, ge=1, description="Open client connections of one worker.")
-    requests_in_flight_max: int = Field(100, ge=1, description="Unanswered requests per connection before reading pauses.")
+    requests_in_flight_max: int = Field(
+        100, ge=1, description="Unanswered requests per connection before reading pauses."
+    )
     frame_bytes_in_flight_max: int = Field(
         536_870_912, ge=1024, description="Bytes of request frames held by one worker before reading pauses."
     )
@@ -66,7 +70,9 @@ class Settings(BaseSettings):
     stalled_connection_ms: int = Field(
         30_000, ge=100, description="A connection that stops within a frame, or reads no answers, this long is closed."
     )
-    fetch_bytes_max: int = Field(57_671_680, ge=1024, description="Most bytes one Fetch answers (Kafka's fetch.max.bytes).")
+    fetch_bytes_max: int = Field(
+        57_671_680, ge=1024, description="Most bytes one Fetch answers (Kafka's fetch.max.bytes)."
+    )
     fetch_wait_ms_max: int = Field(60_000, ge=0, description="Longest wait a Fetch may ask for.")
     fetch_sessions_max: int = Field(1_000, ge=0, description="Cached incremental fetch sessions (KIP-227).")
     drain_ms: int = Field(10_000, ge=0, description="Time a stopping worker gives requests in flight.")
@@ -74,7 +80,9 @@ class Settings(BaseSettings):
     # --- workers ---------------------------------------------------------------------------------------------
     worker_heartbeat_ms: int = Field(1_000, ge=50, description="How often a worker says it is alive.")
     worker_timeout_ms: int = Field(3_000, ge=200, description="A worker silent this long is dead; its partitions move.")
-    metadata_refresh_ms: int = Field(5_000, ge=100, description="Backstop for reloading topics when no change was announced.")
+    metadata_refresh_ms: int = Field(
+        5_000, ge=100, description="Backstop for reloading topics when no change was announced."
+    )
 
     # --- topics ----------------------------------------------------------------------------------------------
     auto_create_topics: bool = Field(True, description="Create a topic when a client first names it.")
@@ -85,14 +93,30 @@ class Settings(BaseSettings):
         None, ge=1, le=9, description="Copies acks=all waits for; unset: one plus the configured replicas."
     )
     message_bytes_max: int = Field(1_048_588, ge=100, description="Default max.message.bytes of a topic.")
-    producer_id_expiration_ms: int = Field(86_400_000, ge=1_000, description="An idle producer id is forgotten after this.")
+    producer_id_expiration_ms: int = Field(
+        86_400_000, ge=1_000, description="An idle producer id is forgotten after this."
+    )
     producers_max: int = Field(100_000, ge=1, description="Remembered producer ids per partition.")
 
     # --- reading ---------------------------------------------------------------------------------------------
     read_overshoot_bytes: int = Field(
         33_554_432, ge=1_048_576, description="Most bytes one partition read may take beyond what was asked for."
     )
-    wait_idle_ms: int = Field(60_000, ge=1_000, description="A wake-up subscription nobody waits on is dropped after this.")
+    wait_idle_ms: int = Field(
+        60_000, ge=1_000, description="A wake-up subscription nobody waits on is dropped after this."
+    )
+
+    # --- consumer groups: the consumer protocol (KIP-848) ------------------------------------------------------
+    group_consumer_heartbeat_interval_ms: int = Field(
+        5_000, ge=100, description="How often settled members are told to heartbeat."
+    )
+    group_consumer_settle_interval_ms: int = Field(
+        250, ge=50, description="How often a member is told to heartbeat while it waits for partitions of others."
+    )
+    group_consumer_session_timeout_ms: int = Field(
+        45_000, ge=500, description="A member silent this long is out of its group."
+    )
+    group_consumer_max_size: int = Field(10_000, ge=1, description="Most members of one group.")
 
     # --- logging ---------------------------------------------------------------------------------------------
     log_format: str = Field("console", pattern="^(console|json)$", description="console or json.")
