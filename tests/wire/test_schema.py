@@ -47,9 +47,9 @@ def as_kafka_python(struct: Struct, value: Any, cls: Any, version: int, flexible
         mine = getattr(value, line.name)
         if line.tag is not None and flexible and is_default(line, mine):
             continue
-        if line.name in fields:
+        if line.name in fields and line.name != "authorized_operations":
             values[line.name] = convert(line, mine, fields[line.name], version, flexible)
-        else:  # topic_authorized_operations, cluster_authorized_operations: a set of bits over there
+        else:  # (topic_, cluster_)authorized_operations: a set of bits over there
             values["authorized_operations"] = {bit for bit in range(32) if mine >> bit & 1}
     return cls(version=version, **values)
 
