@@ -3,8 +3,8 @@
     step(group, event, now_ms, settings) -> Step(group, answer, wake, touched)
 
 `group` is an immutable value, None where there is none; the engine stores `to_json()` and commits it by compare and
-set. An answer is a dataclass of the machine, a `KafkaError` (as a value), None where an event needs none, or `Park`: not
-yet, so step `park.event` again when the group was changed with `wake`, or at `until_ms`.
+set. An answer is a dataclass of the machine, a `KafkaError` (as a value), None where an event needs none, or `Park`:
+not yet, so step `park.event` again when the group was changed with `wake`, or at `until_ms`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from redbroker.errors import KafkaError
-
 
 class Session(NamedTuple):
     """What a heartbeat or a commit must know of a member without loading its group.
@@ -22,6 +20,7 @@ class Session(NamedTuple):
     `epoch` is the member epoch (KIP-848), or -1 where the group's generation counts (classic protocol).
     `watched`: False while the member waits for the others, and may be silent for as long as that takes.
     `steady`: False while there is something to tell the member, so that a plain beat is not enough (KIP-848).
+    `classic`: the member speaks the classic protocol, so that a wrong epoch is ILLEGAL_GENERATION to it.
     """
 
     timeout_ms: int
@@ -29,6 +28,7 @@ class Session(NamedTuple):
     instance_id: str | None = None
     watched: bool = True
     steady: bool = True
+    classic: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,9 @@ class Group(Protocol):
     def sessions(self) -> Mapping[str, Session]:
         """A session for each member."""
 
-    def owners(self) -> Mapping[str, str]:
-        """`topic:partition` -> `member id epoch client host`, for people and tools; empty when nothing is assigned."""
-
-    def subscribed(self, topic: str) -> bool:
-        """Whether a member reads this topic: its offsets are neither deleted nor expired."""
-
-    def next_deadline(self) -> int | None:
-        """The earliest time, in ms, at which `Tick` would change something."""
+    @property
+    def next_deadline_ms(self) -> int | None:
+        """The earliest time at which `Tick` would change something."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict that begins with `type`; `from_json` of the machine reads it."""
@@ -102,8 +97,3 @@ class Expire:
     """These members' sessions are over."""
 
     member_ids: tuple[str, ...]
-
-
-def refusal(answer: Any) -> KafkaError | None:
-    """The answer if it refuses the whole request."""
-    return answer if isinstance(answer, KafkaError) else None
