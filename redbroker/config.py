@@ -118,6 +118,34 @@ class Settings(BaseSettings):
     )
     group_consumer_max_size: int = Field(10_000, ge=1, description="Most members of one group.")
 
+    # --- groups ----------------------------------------------------------------------------------------------
+    group_min_session_timeout_ms: int = Field(
+        6_000, ge=1, description="Shortest session timeout a classic member may ask for (group.min.session.timeout.ms)."
+    )
+    group_max_session_timeout_ms: int = Field(
+        1_800_000, ge=1, description="Longest session timeout a classic member may ask for."
+    )
+    group_initial_rebalance_delay_ms: int = Field(
+        200,
+        ge=0,
+        le=60_000,
+        description="Time the first members of an empty group get to come together; each who joins extends it.",
+    )
+    group_max_size: int = Field(10_000, ge=1, description="Most members of one group (group.max.size).")
+    group_member_bytes_max: int = Field(262_144, ge=64, description="Largest subscription metadata of one member.")
+    group_bytes_max: int = Field(
+        33_554_432, ge=1024, description="Largest metadata, and largest assignment, of all members of one group."
+    )
+    groups_max: int = Field(100_000, ge=1, description="Most groups in one key space.")
+    group_tend_ms: int = Field(1_000, ge=20, description="How often a worker looks after the groups it coordinates.")
+    offset_metadata_bytes_max: int = Field(
+        4_096, ge=0, description="Longest metadata of a committed offset (offset.metadata.max.bytes)."
+    )
+    offsets_retention_minutes: int = Field(
+        10_080, ge=1, description="Offsets of a group that is empty this long are forgotten."
+    )
+    offsets_retention_check_ms: int = Field(600_000, ge=20, description="How often offsets are looked at for this.")
+
     # --- logging ---------------------------------------------------------------------------------------------
     log_format: str = Field("console", pattern="^(console|json)$", description="console or json.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
