@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     frame_bytes_max: int = Field(
         104_857_600, ge=1024, description="Largest request frame (Kafka's socket.request.max.bytes)."
     )
+    control_frame_bytes_max: int = Field(
+        2_097_152, ge=1024, description="Largest request frame without records; to decode one takes up to 1 s/MiB."
+    )
     connections_max: int = Field(10_000, ge=1, description="Open client connections of one worker.")
     requests_in_flight_max: int = Field(
         100, ge=1, description="Unanswered requests per connection before reading pauses."

@@ -26,19 +26,20 @@ __all__ = ["Connection"]
 
 log = logging.getLogger(__name__)
 
+HEAVY_BYTES, DECODED_FACTOR = 65_536, 32  # a larger control request counts as often: its objects, not its bytes
 WRITE_HIGH_BYTES = 262_144  # answers the transport buffers before the client counts as not reading
 
 
 class Slot:
     """The place of one request in the order of answers."""
 
-    __slots__ = ("answered", "closes", "held_bytes", "request", "segments", "task", "turn")
+    __slots__ = ("abandoned", "answered", "begun", "closes", "held_bytes", "request", "segments", "task", "turn")
 
     def __init__(self, request: Request | None, held_bytes: int) -> None:
         self.request = request
         self.held_bytes = held_bytes
         self.segments: list[Any] | None = None
-        self.answered = False
+        self.begun = self.abandoned = self.answered = False
         self.closes = False
         self.turn: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -128,9 +129,7 @@ class Connection(asyncio.BufferedProtocol):
         self.closing = self._lost = True
         self._write_paused = False
         self._drop_unfinished()
-        for slot in self._slots:
-            if slot.task is not None and slot.request is not None and slot.request.api.parks:
-                slot.task.cancel()
+        self._end_parked()
         self._flush()
 
     # --- what the server asks ---------------------------------------------------------------------------------
@@ -198,7 +197,7 @@ class Connection(asyncio.BufferedProtocol):
                 return
             held = len(frame) + FRAME_OVERHEAD_BYTES
             try:
-                request = read_request(frame)
+                request = read_request(frame, self._server.settings.control_frame_bytes_max)
             except Refused as refused:
                 self._server.budget.count(0, -held)
                 self._refuse_in_turn(refused)
@@ -206,13 +205,19 @@ class Connection(asyncio.BufferedProtocol):
             if self._lost and request.api.parks:
                 self._server.budget.count(0, -held)
                 continue
+            if held > HEAVY_BYTES and not request.api.bulk:
+                self._server.budget.count(0, held * (DECODED_FACTOR - 1))
+                held *= DECODED_FACTOR
             slot = Slot(request, held)
             self._slots.append(slot)
             slot.task = self._loop.create_task(self._serve(slot, request))
 
     async def _serve(self, slot: Slot, request: Request) -> None:
         """Run one request to its answer, whatever happens."""
+        slot.begun = True
         try:
+            if slot.abandoned:
+                return
             if request.api.in_turn and (self._slots[0] is not slot or self._write_paused):
                 slot.turn = self._loop.create_future()
                 await slot.turn
@@ -237,13 +242,14 @@ class Connection(asyncio.BufferedProtocol):
                     self._loop.call_soon(self._flush)
 
     def _refuse_in_turn(self, refused: Refused) -> None:
-        """This stream cannot be read any further: close it once the requests before have their answers."""
+        """This stream cannot be read any further: close it once the requests before it are answered, or parked."""
         self._log_refused(refused)
         self.closing = True
         dropped = [frame for frame in self._waiting if not isinstance(frame, Refused)]
         self._waiting.clear()
         self._server.budget.count(0, -sum(len(frame) + FRAME_OVERHEAD_BYTES for frame in dropped))
         self._drop_unfinished()
+        self._end_parked()  # with reading paused it would not even be noticed that the client has gone
         slot = Slot(None, 0)
         slot.answered = slot.closes = True
         self._slots.append(slot)
@@ -251,6 +257,14 @@ class Connection(asyncio.BufferedProtocol):
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
+
+    def _end_parked(self) -> None:
+        """Requests that wait for something to happen wait for nobody any more."""
+        for slot in self._slots:
+            if slot.task is not None and slot.request is not None and slot.request.api.parks:
+                slot.abandoned = True
+                if slot.begun:  # a task cancelled before its first step would never come to its `finally`
+                    slot.task.cancel()
 
     def _drop_unfinished(self) -> None:
         """Give back what an unfinished frame holds; nothing more is read."""

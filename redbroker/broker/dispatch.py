@@ -24,9 +24,10 @@ __all__ = ["Refused", "Request", "answer", "read_request"]
 
 log = logging.getLogger(__name__)
 
-JOIN_BYTES = (
-    32_768  # a smaller answer is joined to one segment: cheaper than many small ones on their way to the socket
-)
+JOIN_BYTES = 32_768
+"""A smaller answer is joined to one segment: cheaper than many small ones on their way to the socket."""
+CONTROL_BYTES_MAX = 2_097_152
+"""The largest frame that may turn into objects whole, where no setting says otherwise."""
 
 
 class Refused(Exception):
@@ -54,8 +55,11 @@ class Request:
         self.error: KafkaError | None = None
 
 
-def read_request(frame: Buffer) -> Request:
+def read_request(frame: Buffer, control_bytes_max: int = CONTROL_BYTES_MAX) -> Request:
     """Decode a frame (without its size); `Refused` when nothing can be answered.
+
+    A frame above `control_bytes_max` may only bring records: two bytes of anything else can become sixty bytes of
+    objects, and two microseconds in which nobody is served.
 
     Byte fields of the request are views into the frame, which therefore must not change while the request lives.
     """
@@ -66,6 +70,8 @@ def read_request(frame: Buffer) -> Request:
             raise Refused("unknown_api", f"API key {key} (version {version}) is unknown")
         if not api.low <= version <= api.high:
             return unsupported(api, version, correlation_id)
+        if len(frame) > control_bytes_max and not api.bulk:
+            raise Refused("too_large", f"{api.name} in {len(frame)} bytes is above control_frame_bytes_max")
         codec = api.codec(version)
         header, pos = read_request_header(frame, codec.flexible)
         body, _ = codec.decode(frame, pos)

@@ -58,7 +58,7 @@ async def test_a_request_sent_byte_by_byte_is_answered(stage: Stage) -> None:
 
 async def test_a_large_frame_between_small_ones_arrives_whole(stage: Stage) -> None:
     filler = bytes(range(256)) * 20_000
-    async with serving_raw(stage) as server, connected(server) as client:
+    async with serving_raw(stage, control_frame_bytes_max=10_000_000) as server, connected(server) as client:
         large = framed(struct.pack(">hhih", ECHO_KEY, 0, 2, -1) + struct.pack(">q", 2) + filler)
         client.send(request(ECHO_KEY, 1) + large + request(ECHO_KEY, 3))
         assert await client.numbers(3) == [1, 2, 3]
@@ -148,12 +148,12 @@ async def test_a_client_that_reads_nothing_is_closed_and_costs_little(stage: Sta
 
 async def test_a_slow_reader_that_reads_on_is_kept(stage: Stage) -> None:
     async with (
-        serving_raw(stage, stalled_connection_ms=600) as server,
+        serving_raw(stage, stalled_connection_ms=1_500) as server,
         connected(server, receive_bytes=4_096) as client,
     ):
-        client.send(request(LARGE_KEY, 6_000_000))
-        for _ in range(8):
-            await asyncio.sleep(0.15)
+        client.send(request(LARGE_KEY, 8_000_000))
+        for _ in range(12):
+            await asyncio.sleep(0.2)
             await client.reader.readexactly(300_000)
         assert len(server.connections) == 1
 
@@ -190,6 +190,7 @@ async def test_an_idle_connection_is_closed_but_not_one_that_is_owed_an_answer(s
         (struct.pack(">i", -1), "malformed"),
         (struct.pack(">i", 2**31 - 1), "malformed"),
         (framed(b"abc"), "malformed"),
+        (request(ECHO_KEY, 2, body=bytes(3_000_000)), "too_large"),
     ],
 )
 async def test_a_request_that_cannot_be_answered_closes_its_connection_after_the_answers_before_it(
@@ -207,6 +208,20 @@ async def test_a_request_that_cannot_be_answered_closes_its_connection_after_the
             assert server.metrics.connections_closed == {reason: 1}
             await until(lambda: server.budget.held_bytes == 0)
     assert len([line for line in caplog.messages if "is closed" in line]) == 1
+
+
+async def test_a_broken_frame_behind_a_parked_request_closes_the_connection_at_once(stage: Stage) -> None:
+    async with serving_raw(stage) as server:
+        async with connected(server) as client:
+            client.send(request(PARKED_KEY, 1))
+            await until(lambda: stage.started == [1])
+            client.send(request(32_000, 2))
+            assert await client.closed(2)
+        assert stage.cancelled == [1]
+        async with connected(server) as client:
+            client.send(request(PARKED_KEY, 3) + request(ECHO_KEY, 4) + request(32_000, 5))  # 3 has not even begun
+            assert await client.closed(2)
+        await until(lambda: not server.connections and server.budget.held_bytes == 0)
 
 
 async def test_more_connections_than_allowed_are_refused_and_the_others_served(stage: Stage) -> None:
@@ -239,6 +254,18 @@ async def test_reading_pauses_while_the_worker_holds_too_many_frame_bytes(stage:
         gate.set()
         assert await large.numbers(1) == [1]
         assert (await other.answer())[0] == 99
+
+
+async def test_a_large_request_without_records_counts_with_the_objects_it_becomes(stage: Stage) -> None:
+    gate = stage.gate(1)
+    padded = framed(struct.pack(">hhih", ECHO_KEY, 0, 1, -1) + struct.pack(">q", 1) + bytes(100_000))
+    async with serving_raw(stage) as server, connected(server) as client:
+        client.send(padded)
+        await until(lambda: stage.started == [1])
+        assert server.budget.held_bytes > 3_000_000
+        gate.set()
+        assert await client.numbers(1) == [1]
+        await until(lambda: server.budget.held_bytes == 0)
 
 
 async def test_unfinished_frames_beyond_the_bound_are_read_one_after_the_other(stage: Stage) -> None:

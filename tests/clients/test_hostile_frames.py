@@ -159,7 +159,9 @@ def test_fuzzed_requests_are_decoded_or_refused() -> None:
 
 async def test_fuzzed_streams_never_stop_the_worker(stage: Stage) -> None:
     """Whole connections of garbage: each ends closed or idle, none is stuck with memory."""
-    chance = random.Random(int(time.time()))
+    seed = int(time.time())
+    print(f"seed {seed}")
+    chance = random.Random(seed)
     sound = [frame for api, _, frame in SOUND if api.name == "ApiVersions"] + [request(ECHO_KEY, 1)[4:]]
     async with serving_raw(stage, stalled_connection_ms=300) as server:
         ends_s = time.monotonic() + FUZZ_S

@@ -70,6 +70,7 @@ class RawEngine:
 
     def __init__(self) -> None:
         self.workers = RawWorkers()
+        self.topics = None
 
 
 @contextlib.contextmanager

@@ -59,11 +59,12 @@ class Api:
     `in_turn`: the answer may be large (Fetch), so a request starts only when all earlier answers of its connection
     have left. `fallback` is the version that answers a version not implemented (ApiVersions alone; all others close the
     connection), and `plain_header` keeps the response header at v0 in flexible versions (ApiVersions again, KIP-511).
+    `bulk` requests carry records (Produce), which stay views into the frame; all others turn into Python objects whole.
     """
 
     __slots__ = (
-        "_codecs", "advertised", "doc", "fallback", "flexible", "handler", "high", "in_turn", "key", "low", "name",
-        "parks", "plain_header", "refusal", "request", "response",
+        "_codecs", "advertised", "bulk", "doc", "fallback", "flexible", "handler", "high", "in_turn", "key", "low",
+        "name", "parks", "plain_header", "refusal", "request", "response",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +81,7 @@ class Api:
         self.response = schema.parse(response, f"{name}Response")
         self.parks = parks
         self.in_turn = in_turn
+        self.bulk = carries_records(self.request)
         self.fallback = fallback
         self.plain_header = plain_header
         self.handler: Handler | None = None
@@ -133,6 +135,14 @@ class Api:
 
 
 api = Api  # reads as a sentence in the modules: API = api(key=…, …)
+
+
+def carries_records(struct: schema.Struct) -> bool:
+    """True where a field of this struct, or of one within it, is a record set."""
+    return any(
+        field.type == "records" or (field.struct is not None and carries_records(field.struct))
+        for field in struct.fields
+    )
 
 
 def span(versions: str) -> tuple[int, int]:
