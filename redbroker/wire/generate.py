@@ -7,7 +7,8 @@ Rules of the generated decoders:
 * `pos <= end` holds after every step; `end` is the length of the buffer. Slices would silently come out short,
   so each is preceded by a comparison with `end`; indexing and `unpack_from` raise by themselves, and one `except`
   around the whole body turns that into `MalformedMessage`.
-* An array is refused before it is built when its smallest elements could not fit into the bytes left.
+* An array is refused before it is built when its smallest elements could not fit into the bytes left, and a message
+  when its arrays hold more than `ITEMS_MAX` items in all: decoded, an item costs fifty times its bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from redbroker.wire import primitives
 from redbroker.wire.tables import FIXED, SIZED, Field, Struct, maker, starts_as_struct
 
 I16, I32 = struct.Struct(">h"), struct.Struct(">i")
+ITEMS_MAX = 200_000
+"""Structs and strings in all arrays of one message; a Fetch of every partition of a large cluster has a quarter of it."""
 
 
 class Source:
@@ -78,7 +81,7 @@ class Decoder(Source):
             "i16": I16.unpack_from, "i32": I32.unpack_from,
         }  # fmt: skip
         self.put(0, "def run(buf, pos=0):")
-        self.put(1, "end = len(buf)")
+        self.put(1, "end = len(buf)", f"room = {ITEMS_MAX}")
         head = len(self.lines)
         self.put(1, "try:")
         self.struct(2, root, "result")
@@ -185,6 +188,7 @@ class Decoder(Source):
             self.put(depth, f"{out} = [x for x, in {self.constant(packer.iter_unpack)}(buf[pos:{stop}])]")
             self.put(depth, f"pos = {stop}")
             return
+        self.put(depth, f"room -= {count}", f"if room < 0: refuse('more than {ITEMS_MAX} items')")
         element = self.fresh(line.name)
         self.put(depth, f"{out} = []", f"for _ in range({count}):")
         self.value(depth + 1, item, element)

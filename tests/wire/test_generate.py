@@ -220,3 +220,14 @@ def test_broken_messages_cost_no_more_memory_than_their_bytes_can_pay(version: i
 def test_codecs_are_compiled_once() -> None:
     assert decoder(ROOT, 1, False) is decoder(ROOT, 1, False)
     assert encoder(ROOT, 1, False) is not encoder(ROOT, 2, True)
+
+
+def test_a_message_of_very_many_tiny_items_is_refused_before_it_fills_memory() -> None:
+    root = parse("topics []\n    name str\n    parts []\n        index i8", "Many")
+    decode = decoder(root, 0, False)
+    parts = b"\x00\x00\x00\x64" + bytes(100)
+    message = (3_000).to_bytes(4, "big") + (b"\x00\x01x" + parts) * 3_000  # 303,000 items, none of them large
+    with pytest.raises(MalformedMessage, match="more than 200000 items"):
+        decode(message, 0)
+    some = (1_900).to_bytes(4, "big") + (b"\x00\x01x" + parts) * 1_900
+    assert len(decode(some, 0)[0].topics) == 1_900
