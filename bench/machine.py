@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def package_version(name: str) -> str | None:
         return None
 
 
+def loop_nanoseconds() -> float:
+    """What one turn of an empty loop costs this interpreter: builds of one Python version differ by half."""
+    times = []
+    for _ in range(10):
+        started = time.thread_time()
+        for _ in range(200_000):
+            pass
+        times.append((time.thread_time() - started) / 200_000 * 1e9)
+    return round(min(times), 1)
+
+
 def commit() -> str | None:
     """The commit that is measured, with `+` behind it when the tree differs."""
     try:
@@ -64,6 +76,7 @@ def describe(contenders: list[Contender]) -> dict[str, object]:
         "memory_gb": memory_gigabytes(),
         "system": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
         "python": platform.python_version(),
+        "python_loop_ns": loop_nanoseconds(),
         "load_before": round(os.getloadavg()[0], 2),
         "servers": servers,
         "packages": packages,

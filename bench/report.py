@@ -69,9 +69,10 @@ def markdown(run: dict[str, Any]) -> str:
     machine = run["machine"]
     servers = ", ".join([*machine["servers"].values(), f"confluent-kafka {machine['packages']['confluent-kafka']}"])
     contenders = list(run["contenders"])
+    python = f"Python {machine['python']} ({machine['python_loop_ns']} ns per empty loop)"
     lines = [
         f"{run['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB,"
-        f" {machine['system']}, Python {machine['python']}; {servers}; commit {run['commit']}; medians of"
+        f" {machine['system']}, {python}; {servers}; commit {run['commit']}; medians of"
         f" {run['rounds']} rounds; load average before the run: {machine['load_before']}.",
         *(["", f"> {run['note']}"] if run.get("note") else []),
         "",
