@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from redbroker.config import Settings
 
 
+OVERDUE_MS = 5_000
+"""A deadline missed by more than this was watched by nobody, because Redis or all workers were away: it begins anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumerHeartbeat:
     """A member's heartbeat, already checked for its shape; None and -1 mean unchanged. Answers `Heard`.
@@ -124,6 +128,7 @@ class Group:
                 each.epoch,
                 each.instance_id,
                 steady=each.settled(self.epoch),
+                classic=each.classic is not None,
             )
             for each in self.members.values()
         }
@@ -155,7 +160,8 @@ class Group:
             return None
         return next((each for each in self.members.values() if each.instance_id == instance_id), None)
 
-    def next_deadline(self) -> int | None:
+    @property
+    def next_deadline_ms(self) -> int | None:
         """When the first member that does not revoke is fenced."""
         return min((each.revoke_by_ms for each in self.members.values() if each.revoke_by_ms is not None), default=None)
 
@@ -229,7 +235,7 @@ def join(group: Group, event: ConsumerHeartbeat, now_ms: int, settings: Settings
             ErrorCode.UNRELEASED_INSTANCE_ID, f"{event.instance_id!r} is still used by member {static.id}."
         )
     member = replace(static, id=event.member_id, epoch=0, previous_epoch=0)
-    heir = {event.member_id: group.target.get(static.id, NONE)}
+    heir = {event.member_id: group.target[static.id]} if static.id in group.target else {}
     group = replace(
         group,
         members={each.id: each for each in group.members.values() if each is not static},
@@ -325,9 +331,13 @@ def leave(group: Group, event: ConsumerHeartbeat) -> Step:
 
 
 def due(group: Group, now_ms: int) -> Group:
-    """Members that had to give up partitions by now, and did not, are out."""
-    late = [each.id for each in group.members.values() if each.revoke_by_ms is not None and each.revoke_by_ms <= now_ms]
-    return without(group, late)
+    """Members that had to give up partitions by now, and did not, are out. Time when nobody looked does not count."""
+    late = {each.id: now_ms - each.revoke_by_ms for each in group.members.values() if each.revoke_by_ms is not None}
+    unwatched = [group.members[member_id] for member_id, late_ms in late.items() if late_ms > OVERDUE_MS]
+    if unwatched:
+        again = {each.id: replace(each, revoke_by_ms=now_ms + each.rebalance_timeout_ms) for each in unwatched}
+        group = replace(group, members={**group.members, **again})
+    return without(group, {member_id for member_id, late_ms in late.items() if 0 <= late_ms <= OVERDUE_MS})
 
 
 def without(group: Group, member_ids: Iterable[str]) -> Group:
@@ -363,7 +373,8 @@ def retargeted(group: Group) -> Group:
     assignor = preferred(each.assignor for each in group.members.values())
     subscribers = {each.id: Subscriber(group.ids_of(each), each.instance_id) for each in group.members.values()}
     partitions = {known.id: known.partitions for known in group.topics.values()}
-    return replace(group, assignor=assignor, target=ASSIGNORS[assignor](subscribers, partitions, group.target))
+    target = ASSIGNORS[assignor](subscribers, partitions, group.target)
+    return replace(group, assignor=assignor, target={member: each for member, each in target.items() if each})
 
 
 def held_by_others(group: Group, member_id: str) -> Partitions:
