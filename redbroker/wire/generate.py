@@ -23,7 +23,7 @@ from redbroker.wire.tables import FIXED, SIZED, Field, Struct, maker, starts_as_
 
 I16, I32 = struct.Struct(">h"), struct.Struct(">i")
 ITEMS_MAX = 200_000
-"""Structs and strings in all arrays of one message; a Fetch of every partition of a large cluster has a quarter of it."""
+"""Structs and strings in all arrays of one message; a Fetch of a whole large cluster has a quarter of it."""
 
 
 class Source:
