@@ -4,7 +4,8 @@
         topic = await engine.topics.ensure("orders")
         await engine.log.append([Append(topic, 0, batch, header)], acks=-1, timeout_ms=5_000)
 
-Nouns: `topics`, `log`, `workers`, `durability`; beneath them `storage` (calls and scripts) and `tail` (wake-ups).
+Nouns: `topics`, `log`, `groups`, `offsets`, `workers`, `durability`; beneath them `storage` (calls and scripts) and
+`tail` (wake-ups).
 Opening starts the embedded server where `storage_url` asks for one, finds the masters and checks their settings.
 """
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from redbroker.engine.checks import Finding
     from redbroker.engine.connection import Storage
     from redbroker.engine.durability import Durability
+    from redbroker.engine.groups import Groups
     from redbroker.engine.log import Log
+    from redbroker.engine.offsets import Offsets
     from redbroker.engine.tail import Tail
     from redbroker.engine.topics import Topic, Topics
     from redbroker.engine.workers import Workers
@@ -52,11 +55,14 @@ class Engine:
         log: Log,
         workers: Workers,
         durability: Durability,
+        groups: Groups,
+        offsets: Offsets,
         cluster_id: str,
         checks: list[Finding],
     ) -> None:
         self.settings, self.storage, self.tail = settings, storage, tail
         self.topics, self.log, self.workers, self.durability = topics, log, workers, durability
+        self.groups, self.offsets = groups, offsets
         self.cluster_id, self.checks = cluster_id, checks
         self._producer_id = 0
 
@@ -88,9 +94,12 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     from redbroker.engine.checks import inspect, refuse_risks
     from redbroker.engine.connection import Storage
     from redbroker.engine.durability import Durability
+    from redbroker.engine.groups import Groups
     from redbroker.engine.keys import MetaKeys
     from redbroker.engine.log import Log
+    from redbroker.engine.offsets import Offsets
     from redbroker.engine.tail import Tail
+    from redbroker.engine.tending import Tender
     from redbroker.engine.topics import Topics
     from redbroker.engine.workers import Workers
 
@@ -114,6 +123,10 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     logs = Log(storage, tail, settings, copies=durability.copies, exists=topics.exists)
     stack.push_async_callback(_shielded, logs.close)
     workers = Workers(storage, keys, settings)
+    groups = Groups(storage, tail, settings, durability)
+    stack.push_async_callback(_shielded, groups.close)
+    offsets = Offsets(groups, settings, topics.get)
+    tender = Tender(groups, offsets, workers, settings)
 
     def heard(message: bytes) -> None:
         if message != b"workers":
@@ -124,10 +137,12 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     _, cluster_id, *_ = await asyncio.gather(
         tail.listen(keys.changes, heard), _cluster_id(storage, keys, settings), topics.reload(), workers.refresh()
     )
-    for work in (topics.run(), workers.run()):
+    for work in (topics.run(), workers.run(), tender.run()):
         _background(work, stack)
     risks = [finding for finding in findings if finding.level == "risk"]
-    return Engine(settings, storage, tail, topics, logs, workers, durability, cluster_id, risks)
+    return Engine(
+        settings, storage, tail, topics, logs, workers, durability, groups, offsets, cluster_id, risks
+    )  # fmt: skip
 
 
 async def _embedded(settings: Settings, stack: contextlib.AsyncExitStack) -> str:

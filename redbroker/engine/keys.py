@@ -2,7 +2,8 @@
 
 One partition's keys share the hash tag `{topic:partition}`, so they live in one slot and one script may touch them
 all; spreading partitions over slots spreads them over the masters of a cluster. Topic names are limited to
-`[A-Za-z0-9._-]`, so neither `{` nor `:` can come from outside.
+`[A-Za-z0-9._-]`, so neither `{` nor `:` can come from outside. Group names may hold anything but NUL: whatever is in
+them, all keys of one group have one tag (up to the first `}`), and the last `}:` of a key ends the name.
 
     rb:{orders:0}:log        stream   <leader epoch>-<last offset>  b -> one whole Kafka RecordBatch v2
     rb:{orders:0}:state      hash     id        topic id (32 hex digits): a stale worker's write is refused by it
@@ -19,6 +20,21 @@ all; spreading partitions over slots spreads them over the masters of a cluster.
                                       scored by the largest timestamp up to there
     rb:{orders:0}:tail       channel  sharded pub/sub, "<next> <written>" at each append
 
+    rb:{g:NAME}:state        string   JSON of the whole group value (machines/), compared and set by head's version
+    rb:{g:NAME}:head         hash     what heartbeats and commits check: version   server time in us, always growing
+                                      type -> classic | consumer         phase -> Stable, …
+                                      epoch -> generation or group epoch protocol_type -> consumer, …
+                                      deadline -> ms, when the group must be ticked; 0: never
+                                      since -> ms, when the phase began  token -> who wrote last (resent writes)
+                                      static:<instance id> -> member id
+    rb:{g:NAME}:sessions     hash     member id -> "<session timeout ms> <member epoch or -1> <flags> [<instance id>]"
+                                      flags: w waits (may be silent), n has news to hear, c classic protocol, - none
+    rb:{g:NAME}:beats        zset     member id scored by the end of its session (server time, ms)
+    rb:{g:NAME}:assignment   hash     topic:partition -> "<member id> <epoch> <client id> <host>"
+    rb:{g:NAME}:offsets      hash     topic:partition -> JSON [offset, leader epoch, metadata, commit ms, topic id]
+    rb:{g:NAME}:wake         channel  sharded pub/sub, "<phase> <version>" when parked requests may have an answer
+
+    rb:{meta}:groups         hash     group name -> JSON {type, protocol_type, phase}: may lag, mended by the tenders
     rb:{meta}:topics         hash     topic name -> JSON {id, partitions, configs, created_ms}
     rb:{meta}:configs        hash     dynamic broker setting -> value
     rb:{meta}:deleted        hash     topic id -> JSON {name, partitions, created_ms}, until its logs are dropped
@@ -50,13 +66,32 @@ class PartitionKeys:
         self.tail = f"{stem}tail".encode()
 
 
+class GroupKeys:
+    """The keys of one consumer group."""
+
+    __slots__ = ("assignment", "beats", "head", "offsets", "sessions", "state", "wake")
+
+    def __init__(self, prefix: str, name: str) -> None:
+        stem = f"{prefix}:{{g:{name}}}:"
+        self.state = f"{stem}state".encode()
+        self.head = f"{stem}head".encode()
+        self.sessions = f"{stem}sessions".encode()
+        self.beats = f"{stem}beats".encode()
+        self.assignment = f"{stem}assignment".encode()
+        self.offsets = f"{stem}offsets".encode()
+        self.wake = f"{stem}wake".encode()
+
+
 class MetaKeys:
     """The keys of the cluster's own metadata, all in one slot."""
 
-    __slots__ = ("beats", "changes", "cluster", "configs", "deleted", "nodes", "topics", "versions", "workers")
+    __slots__ = (
+        "beats", "changes", "cluster", "configs", "deleted", "groups", "nodes", "topics", "versions", "workers",
+    )  # fmt: skip
 
     def __init__(self, prefix: str) -> None:
         stem = f"{prefix}:{{meta}}:"
+        self.groups = f"{stem}groups".encode()
         self.topics = f"{stem}topics".encode()
         self.configs = f"{stem}configs".encode()
         self.deleted = f"{stem}deleted".encode()

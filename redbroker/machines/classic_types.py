@@ -151,7 +151,7 @@ class Member:
     def session(self) -> Session:
         """What heartbeats and commits need of it."""
         timeout_ms = NEW_MEMBER_JOIN_MS if self.new else self.session_timeout_ms
-        return Session(timeout_ms, instance_id=self.instance_id, watched=self.watched)
+        return Session(timeout_ms, instance_id=self.instance_id, watched=self.watched, classic=True)
 
     def metadata(self, protocol: str | None) -> bytes:
         """Its subscription for one protocol."""

@@ -28,7 +28,7 @@ class Session(NamedTuple):
     instance_id: str | None = None
     watched: bool = True
     steady: bool = True
-    classic: bool = True
+    classic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,169 @@
+"""A group's turn: the events that wait for it, stepped one after the other on the group as this process knows it.
+
+`Kept` is what is remembered of one group, `Asked` one event and who waits for its answer, `Turn` the outcome before it
+is committed. Nothing here does I/O; `Groups` loads, swaps and takes the turn again when somebody came first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from redbroker.engine.group_values import Derived, changes
+from redbroker.engine.keys import GroupKeys
+from redbroker.machines import classic_group, consumer_group
+from redbroker.machines.group import Expire, Group, Park
+
+if TYPE_CHECKING:
+    from redbroker.config import Settings
+
+log = logging.getLogger(__name__)
+
+OF_CONSUMER_GROUPS = (consumer_group.ConsumerHeartbeat, consumer_group.Refresh)
+"""Events that go to the KIP-848 machine whatever the group is: it converts empty groups and upgrades others."""
+NO_DERIVED = Derived(None)
+
+
+class Asked:
+    """One event of a group, and the future of its answer."""
+
+    __slots__ = ("answer", "event")
+
+    def __init__(self, event: Any, answer: asyncio.Future[Any]) -> None:
+        self.event, self.answer = event, answer
+
+    def give(self, answer: Any) -> None:
+        """Answer, or fail with an exception, unless whoever asked has gone."""
+        if self.answer.done():
+            return
+        if isinstance(answer, Exception):
+            self.answer.set_exception(answer)
+        else:
+            self.answer.set_result(answer)
+
+
+class Kept:
+    """One group as this process knows it; `version` None: not at all, b"0": there is none."""
+
+    __slots__ = ("_clock_ms", "_loop", "busy", "derived", "group", "keys", "name", "queue", "version")
+
+    def __init__(self, name: str, keys: GroupKeys, loop: asyncio.AbstractEventLoop) -> None:
+        self.name, self.keys, self._loop = name, keys, loop
+        self.version: bytes | None = None
+        self.group: Group | None = None
+        self.derived = NO_DERIVED
+        self.queue: deque[Asked] = deque()
+        self.busy = False
+        self._clock_ms = 0.0
+
+    def saw(self, server_ms: int) -> None:
+        """The server's clock, as its answer just said: times in a group are the server's."""
+        self._clock_ms = server_ms - self._loop.time() * 1000
+
+    def now_ms(self) -> int:
+        """The server's time by this process's steady clock."""
+        return int(self._clock_ms + self._loop.time() * 1000)
+
+    def have(self, version: bytes, group: Group | None, derived: Derived | None = None) -> None:
+        """This is what Redis has."""
+        self.version, self.group = version, group
+        self.derived = derived or Derived(group)
+
+    def forget(self) -> None:
+        """Nobody knows what Redis has."""
+        self.version = None
+
+
+class Turn:
+    """What a batch of events made of a group, and the answers to give once that is committed."""
+
+    def __init__(self, kept: Kept, batch: Sequence[Asked]) -> None:
+        self._before, self.group, self._batch = kept.derived, kept.group, batch
+        self._answers: list[Any] = []
+        self._was = kept.group
+        self.after = kept.derived
+        self.wake = False
+        self.touched: set[str] = set()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is to be written."""
+        return self.group is self._was and not self.touched
+
+    def take(self, now_ms: int, settings: Settings) -> None:
+        """Step all events; what was parked and then woken by a later one is stepped once more."""
+        places = range(len(self._batch))
+        self._answers = [None] * len(self._batch)
+        while places:
+            last_wake = -1
+            for place in places:
+                answer = self._answers[place]
+                event = answer.event if isinstance(answer, Park) else self._batch[place].event
+                if self._step(place, event, now_ms, settings):
+                    last_wake = place
+            self.wake = self.wake or last_wake >= 0
+            places = [each for each in range(last_wake) if isinstance(self._answers[each], Park)]
+
+    def _step(self, place: int, event: Any, now_ms: int, settings: Settings) -> bool:
+        """Step one event; a machine that fails leaves the group as it was. True when it wakes who is parked."""
+        try:
+            step = machine_of(self.group, event).step(self.group, event, now_ms, settings)
+        except Exception as unexpected:
+            log.exception("%s failed in a group's machine", type(event).__name__)
+            self._answers[place] = unexpected
+            return False
+        self.group, self._answers[place] = step.group, step.answer
+        self.touched |= step.touched
+        return step.wake
+
+    def changes(self) -> dict[str, Any]:
+        """What swap_group.lua shall write beside the value."""
+        if self.group is None:
+            return {"expired": self._expired()}
+        touched = self.touched & self.after.sessions.keys()
+        return changes(self.group, self._before, self.after, touched, self._expired())
+
+    def _expired(self) -> list[str]:
+        return [name for asked in self._batch if isinstance(asked.event, Expire) for name in asked.event.member_ids]
+
+    def without_expiry(self, batch: Sequence[Asked]) -> list[Asked]:
+        """The batch without its `Expire` events, answered: a member has shown itself, so look again later."""
+        for asked in batch:
+            if isinstance(asked.event, Expire):
+                asked.give(None)
+        return [asked for asked in batch if not isinstance(asked.event, Expire)]
+
+    def answer(self, kept: Kept) -> None:
+        """It is committed: tell everybody."""
+        version = int(kept.version or 0)
+        for asked, answer in zip(self._batch, self._answers, strict=True):
+            if isinstance(answer, Park):
+                answer = Parked(answer.until_ms, answer.event, version)
+            asked.give(answer)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parked(Park):
+    """A `Park`, and the version of the group at which it was given: only later changes need to wake."""
+
+    version: int = 0
+
+
+def take_turn(kept: Kept, batch: Sequence[Asked], settings: Settings) -> Turn:
+    """Step all events of a batch, in order."""
+    turn = Turn(kept, list(batch))
+    turn.take(kept.now_ms(), settings)
+    if not turn.idle:
+        turn.after = Derived(turn.group, kept.derived)
+    return turn
+
+
+def machine_of(group: Group | None, event: Any) -> Any:
+    """The machine for an event: that of the group's type, classic where there is no group."""
+    if isinstance(event, OF_CONSUMER_GROUPS) or (group is not None and group.type == "consumer"):
+        return consumer_group
+    return classic_group
