@@ -277,7 +277,9 @@ def test_records_beyond_the_bound_are_corrupt(codec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "batch", [b"", GOOD[:60], GOOD[:-1], GOOD[:16] + b"\1" + GOOD[17:], GOOD[:8] + bytes(4) + GOOD[12:]]
+    "batch",
+    [b"", GOOD[:60], GOOD[:-1], GOOD[:16] + b"\1" + GOOD[17:], GOOD[:8] + bytes(4) + GOOD[12:]],
+    ids=["empty", "half a header", "cut short", "old magic", "no length"],
 )
 def test_a_broken_batch_does_not_open(batch: bytes) -> None:
     with pytest.raises(KafkaError) as caught:
