@@ -58,6 +58,8 @@ LOG_APPEND_TIME = 0x08
 TRANSACTIONAL = 0x10
 CONTROL = 0x20
 NO_TIMESTAMP = -1
+NO_PRODUCER = -1
+RECORD_BYTES_MIN = 7  # length, attributes, two deltas, no key, no value, no headers: a byte each
 
 COPY_BYTES_MAX = 4096
 """Up to here one copied segment is cheaper than two that are not."""
@@ -152,8 +154,12 @@ def check_produced(
     if producer_id >= 0:
         if sequence < 0 or epoch < 0:
             raise _invalid(f"producer id {producer_id} with epoch {epoch} and sequence {sequence}")
+    elif producer_id != NO_PRODUCER:
+        raise _invalid(f"producer id {producer_id}")
     elif attributes & TRANSACTIONAL:
         raise _invalid("a transactional batch without a producer id")
+    if count * RECORD_BYTES_MIN > nbytes - HEADER_BYTES and not attributes & CODEC_BITS:
+        raise _invalid(f"{count} records in {nbytes - HEADER_BYTES} bytes")
     if first_ms < NO_TIMESTAMP or max_ms < NO_TIMESTAMP:
         raise KafkaError(ErrorCode.INVALID_TIMESTAMP, f"Timestamps {first_ms} to {max_ms} are before 1970.")
     if earliest_ms is not None or latest_ms is not None:

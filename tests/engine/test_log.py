@@ -140,6 +140,15 @@ async def test_a_gap_in_the_sequence_is_refused_and_an_old_epoch_is_fenced(log: 
     assert (await get(log, topic, 0)).next == 2
 
 
+async def test_a_negative_producer_id_is_none_and_cannot_stop_the_script_half_way(log: Log) -> None:
+    topic = a_topic()
+    odd = a_batch(producer_id=-(2**40), producer_epoch=-1, base_sequence=-1)
+    for first_offset in (0, 2, 4):
+        batches = [a_batch(), odd]
+        answers = await log.append([Append(topic, 0, b, read_header(b)) for b in batches], acks=1, timeout_ms=1000)
+        assert [answer.base_offset for answer in answers] == [first_offset, first_offset + 1]  # type: ignore[union-attr]
+
+
 async def test_a_refused_batch_leaves_the_others_of_its_group_alone(log: Log) -> None:
     topic = a_topic()
     good, bad = a_batch(2), a_batch(1, producer_id=5, producer_epoch=0, base_sequence=0)

@@ -169,6 +169,14 @@ def test_a_batch_cut_anywhere_is_refused() -> None:
         assert refusal(GOOD[:stop]) == ErrorCode.CORRUPT_MESSAGE
 
 
+def test_more_records_than_its_bytes_can_hold_are_refused() -> None:
+    smallest = build_batch([Record(i, 0, None, None) for i in range(9)])
+    assert check_produced(smallest, ROOM).count == 9
+    for count in (10, 2**31 - 1):
+        claiming = resealed(resealed(smallest, ">i", 57, count), ">i", 23, count - 1)
+        assert refusal(claiming) == ErrorCode.INVALID_RECORD
+
+
 def test_two_batches_at_once_are_refused() -> None:
     assert refusal(GOOD + GOOD) == ErrorCode.INVALID_RECORD
 
@@ -196,6 +204,8 @@ def test_a_batch_above_the_limit_is_too_large() -> None:
         (">q", 27, -2, ErrorCode.INVALID_TIMESTAMP),
         (">q", 35, -2, ErrorCode.INVALID_TIMESTAMP),
         (">q", 43, 1, ErrorCode.INVALID_RECORD),
+        (">q", 43, -2, ErrorCode.INVALID_RECORD),
+        (">q", 43, -(2**40), ErrorCode.INVALID_RECORD),
         (">i", 57, 0, ErrorCode.INVALID_RECORD),
         (">i", 57, -6, ErrorCode.INVALID_RECORD),
         (">i", 57, 5, ErrorCode.INVALID_RECORD),

@@ -29,15 +29,15 @@ local written, appended, duplicates, time_at, now = before, 0, 0, nil, nil
 local answers = {}
 
 -- From byte 23 of a batch: lastOffsetDelta, firstTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence.
--- The producer id is read as two halves: Lua's numbers are exact to 2^53 only.
-local HEADER, NO_PRODUCER = '>i4i8i8I4I4hi4', 4294967295
+-- The producer id is read as two halves: Lua's numbers are exact to 2^53 only. A negative one is no producer's.
+local HEADER, NO_PRODUCER_FROM = '>i4i8i8I4I4hi4', 2147483648
 
 for i = 5, #ARGV do
   local batch = ARGV[i]
   local delta, _, max_timestamp, high, low, producer_epoch, first_sequence = struct.unpack(HEADER, batch, 24)
   local last = next_offset + delta
   local verdict, window, producer, last_sequence, known = 'next'
-  if high ~= NO_PRODUCER then
+  if high < NO_PRODUCER_FROM then
     now = now or redis.call('TIME')[1]
     producer = string.format('%08x%08x', high, low)
     last_sequence = (first_sequence + delta) % SEQUENCES
