@@ -1,7 +1,7 @@
 """The `redbroker` command: one module per command group, imported only when it is named.
 
     dev worker                      run
-    topic produce consume           use
+    topic produce consume group     use
     doctor bench version            look
 
 What every command shares: `--storage` (a `redbroker dev` that runs is joined, not disturbed), `--format text|json`,
@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import typer
 
-COMMANDS = ("dev", "worker", "topic", "produce", "consume", "doctor", "bench", "version")
+COMMANDS = ("dev", "worker", "topic", "produce", "consume", "group", "doctor", "bench", "version")
 
 
 def application(words: list[str]) -> typer.Typer:

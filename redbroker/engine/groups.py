@@ -28,6 +28,7 @@ from redbroker.engine.turns import Asked, Kept, Parked, Turn, take_turn
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.machines.classic_group import ClassicGroup
 from redbroker.machines.group import Group
+from redbroker.machines.mixed_group import NOTHING
 
 if TYPE_CHECKING:
     from redbroker.config import Settings
@@ -67,7 +68,7 @@ class Groups:
     """The groups of one key space: `engine.groups`.
 
     `troubled` is called with a group's name when Redis did not answer for it: its members may have been unable to beat.
-    `changed` is called when this process has changed one.
+    `changed` is called when this process has changed one. `outside` is what groups of mixed protocols need to know.
     """
 
     def __init__(self, storage: Storage, tail: Tail, settings: Settings, durability: Durability) -> None:
@@ -80,6 +81,7 @@ class Groups:
         self._turns: set[asyncio.Task[None]] = set()
         self.troubled: Callable[[str], None] = lambda name: None
         self.changed: Callable[[str], None] = lambda name: None
+        self.outside = NOTHING
 
     # --- changing ------------------------------------------------------------------------------------------------
 
@@ -249,7 +251,7 @@ class Groups:
             if fresh:
                 await self.load(kept)
             known = kept.version
-            turn = take_turn(kept, batch, self.settings)
+            turn = take_turn(kept, batch, self.settings, self.outside)
             if turn.idle:
                 if not fresh:
                     await self.load(kept)  # what was answered from the cache must still be so

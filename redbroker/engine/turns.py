@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from redbroker.engine.group_values import Derived, changes
 from redbroker.engine.keys import GroupKeys
-from redbroker.machines import classic_group, consumer_group
+from redbroker.machines import classic_group, consumer_group, mixed_group
 from redbroker.machines.group import Expire, Group, Park
 
 if TYPE_CHECKING:
@@ -94,31 +94,34 @@ class Turn:
         """Nothing is to be written."""
         return self.group is self._was and not self.touched
 
-    def take(self, now_ms: int, settings: Settings) -> None:
+    def take(self, now_ms: int, settings: Settings, outside: mixed_group.Outside) -> None:
         """Step all events; what was parked and then woken by a later one is stepped once more."""
-        places = range(len(self._batch))
+        places = list(range(len(self._batch)))
         self._answers = [None] * len(self._batch)
         while places:
             last_wake = -1
             for place in places:
                 answer = self._answers[place]
                 event = answer.event if isinstance(answer, Park) else self._batch[place].event
-                if self._step(place, event, now_ms, settings):
+                if self._step(place, event, now_ms, settings, outside):
                     last_wake = place
             self.wake = self.wake or last_wake >= 0
             places = [each for each in range(last_wake) if isinstance(self._answers[each], Park)]
 
-    def _step(self, place: int, event: Any, now_ms: int, settings: Settings) -> bool:
+    def _step(self, place: int, event: Any, now_ms: int, settings: Settings, outside: mixed_group.Outside) -> bool:
         """Step one event; a machine that fails leaves the group as it was. True when it wakes who is parked."""
         try:
-            step = machine_of(self.group, event).step(self.group, event, now_ms, settings)
+            if of_consumer_group(self.group, event):
+                step = mixed_group.step(self.group, event, now_ms, settings, outside)
+            else:
+                step = classic_group.step(self.group, event, now_ms, settings)  # type: ignore[arg-type]
         except Exception as unexpected:
             log.exception("%s failed in a group's machine", type(event).__name__)
             self._answers[place] = unexpected
             return False
         self.group, self._answers[place] = step.group, step.answer
         self.touched |= step.touched
-        return step.wake
+        return bool(step.wake)
 
     def changes(self) -> dict[str, Any]:
         """What swap_group.lua shall write beside the value."""
@@ -153,17 +156,15 @@ class Parked(Park):
     version: int = 0
 
 
-def take_turn(kept: Kept, batch: Sequence[Asked], settings: Settings) -> Turn:
+def take_turn(kept: Kept, batch: Sequence[Asked], settings: Settings, outside: mixed_group.Outside) -> Turn:
     """Step all events of a batch, in order."""
     turn = Turn(kept, list(batch))
-    turn.take(kept.now_ms(), settings)
+    turn.take(kept.now_ms(), settings, outside)
     if not turn.idle:
         turn.after = Derived(turn.group, kept.derived)
     return turn
 
 
-def machine_of(group: Group | None, event: Any) -> Any:
-    """The machine for an event: that of the group's type, classic where there is no group."""
-    if isinstance(event, OF_CONSUMER_GROUPS) or (group is not None and group.type == "consumer"):
-        return consumer_group
-    return classic_group
+def of_consumer_group(group: Group | None, event: Any) -> bool:
+    """Whether the machine of consumer groups takes an event; a group that is not there is a classic one's."""
+    return isinstance(event, OF_CONSUMER_GROUPS) or (group is not None and group.type == "consumer")

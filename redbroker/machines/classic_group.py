@@ -124,7 +124,7 @@ class _Turn:
     def supports(self, event: JoinGroup) -> bool:
         """Whether a member with these protocols fits in."""
         names = {name for name, _ in event.protocols}
-        if self.phase == EMPTY:
+        if not self.members:
             return bool(event.protocol_type and names)
         return event.protocol_type == self.protocol_type and bool(names & self.candidates())
 
@@ -289,6 +289,8 @@ class _Turn:
             return refused(event, ErrorCode.INVALID_REQUEST)
         if self.before is None and event.member_id:
             return refused(event, ErrorCode.UNKNOWN_MEMBER_ID)
+        if event.parked and (error := self.unknown(event.member_id, event.instance_id)):
+            return refused(event, error)
         if not self.has_room(event):
             if event.member_id in self.members:
                 self.remove(event.member_id)

@@ -94,6 +94,22 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session", params=["embedded", "cluster of 3 + 3"])
+def group_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers on the storage named, that let members have short sessions."""
+    if request.param == "embedded":
+        url = f"embedded:{tmp_path_factory.mktemp('groups')}"
+    else:
+        nodes = request.getfixturevalue("cluster_nodes")
+        nodes.heal()
+        nodes.flush()
+        url = nodes.url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REDBROKER_GROUP_MIN_SESSION_TIMEOUT_MS", "1000")
+        with two_workers(url) as cluster:
+            yield cluster
+
+
 @pytest.fixture
 def topic() -> str:
     """A topic name nobody else uses."""

@@ -41,7 +41,7 @@ async def engine(valkey: Server) -> AsyncIterator[Engine]:
 
 async def until(condition: Any, timeout_s: float = 5) -> None:
     async with asyncio.timeout(timeout_s):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -61,7 +61,7 @@ def assignment(server: Server, group: str = "g") -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-# --- joining ------------------------------------------------------------------------------------------------------
+# --- joining ------------------------------------------------------------------------------------------------
 
 
 async def test_a_lone_member_has_its_assignment_long_before_a_second_is_over(valkey: Server) -> None:
@@ -145,7 +145,7 @@ async def test_change_gives_the_park_itself(engine: Engine) -> None:
     assert isinstance(answer, Park)
 
 
-# --- heartbeats ------------------------------------------------------------------------------------------------------
+# --- heartbeats ---------------------------------------------------------------------------------------------
 
 
 async def test_a_beat_is_checked_without_loading_the_group(engine: Engine, valkey: Server) -> None:
@@ -225,7 +225,7 @@ async def test_a_member_id_that_is_never_used_lapses(engine: Engine) -> None:
     await until(lapsed)
 
 
-# --- nobody is thrown out for what is not its fault ---------------------------------------------------------------------
+# --- nobody is thrown out for what is not its fault ---------------------------------------------------------
 
 
 async def test_another_worker_goes_on_with_the_same_generation_and_assignment(valkey: Server) -> None:
@@ -309,7 +309,7 @@ async def test_a_group_value_that_was_lost_repeats_no_generation(engine: Engine,
     assert member.generation > first
 
 
-# --- two coordinators, hostile input ------------------------------------------------------------------------------------
+# --- two coordinators, hostile input ------------------------------------------------------------------------
 
 
 async def test_workers_that_fight_over_a_group_lose_nobody(valkey: Server) -> None:
@@ -395,7 +395,7 @@ async def test_the_number_of_groups_is_bounded(valkey: Server) -> None:
         assert await refused(Member(engine.groups, "g2", "a").enter()) is ErrorCode.POLICY_VIOLATION
 
 
-# --- reading and deleting -------------------------------------------------------------------------------------------------
+# --- reading and deleting -----------------------------------------------------------------------------------
 
 
 async def test_the_state_is_readable_json(engine: Engine, valkey: Server) -> None:

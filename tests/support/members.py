@@ -7,7 +7,7 @@ from typing import Any
 
 from redbroker.engine.groups import Groups
 from redbroker.errors import ErrorCode
-from redbroker.machines.classic_group import JoinGroup, Joined, SyncGroup, Synced
+from redbroker.machines.classic_group import Joined, JoinGroup, Synced, SyncGroup
 from redbroker.types import TopicPartition
 from redbroker.wire.consumer_protocol import SUBSCRIPTION, write_assignment
 from redbroker.wire.schema import encoder

@@ -15,6 +15,7 @@ from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.broker.group_requests import check_group_id, told
 from redbroker.errors import KafkaError
+from redbroker.machines.classic_group import Heartbeat as HeartbeatEvent
 
 API = api(
     key=12,
@@ -39,7 +40,9 @@ Response = API.Response
 async def heartbeat(request: Any, ctx: Context) -> Any:
     """Alive, or told why not by `refuse`."""
     check_group_id(request.group_id)
-    await ctx.engine.groups.beat(request.group_id, request.member_id, request.generation_id, request.group_instance_id)
+    group, member = request.group_id, (request.member_id, request.generation_id, request.group_instance_id)
+    if not await ctx.engine.groups.beat(group, *member):  # in a consumer group: its machine tells what there is to tell
+        await ctx.engine.groups.ask(group, HeartbeatEvent(*member))
     return Response()
 
 
