@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         45_000, ge=500, description="A member silent this long is out of its group."
     )
     group_consumer_max_size: int = Field(10_000, ge=1, description="Most members of one group.")
+    group_consumer_migration_policy: str = Field(
+        "bidirectional",
+        pattern="^(bidirectional|upgrade|downgrade|disabled)$",
+        description="Which groups change their protocol while they run: upgrade to consumer, downgrade to classic.",
+    )
 
     # --- groups ----------------------------------------------------------------------------------------------
     group_min_session_timeout_ms: int = Field(

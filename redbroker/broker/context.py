@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
+from redbroker.broker.group_topics import GroupTopics
 from redbroker.broker.leader_epochs import LeaderEpochs
 from redbroker.metrics import Metrics
 
@@ -27,10 +28,13 @@ class Broker:
     """The worker as its handlers see it.
 
     `draining` is set when the worker begins to stop: from then on nothing may be parked. `fetch_sessions` are the
-    KIP-227 sessions of this worker, `leader_epochs` what it told its clients, `metrics` what it counts.
+    KIP-227 sessions of this worker, `leader_epochs` what it told its clients, `group_topics` what it told its groups,
+    `metrics` what it counts.
     """
 
-    __slots__ = ("_parked", "draining", "engine", "fetch_sessions", "leader_epochs", "metrics", "settings")
+    __slots__ = (
+        "_parked", "draining", "engine", "fetch_sessions", "group_topics", "leader_epochs", "metrics", "settings",
+    )  # fmt: skip
 
     def __init__(self, engine: Engine, settings: Settings, fetch_sessions: FetchSessions) -> None:
         self.engine = engine
@@ -38,6 +42,7 @@ class Broker:
         self.fetch_sessions = fetch_sessions
         self.metrics = Metrics()
         self.leader_epochs = LeaderEpochs(engine)
+        self.group_topics = GroupTopics(engine.topics)
         self.draining = asyncio.Event()
         self._parked: set[anyio.CancelScope] = set()
 

@@ -102,6 +102,8 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     from redbroker.engine.tending import Tender
     from redbroker.engine.topics import Topics
     from redbroker.engine.workers import Workers
+    from redbroker.machines.mixed_group import Outside
+    from redbroker.wire.consumer_protocol import read_assignment, read_subscription, write_assignment
 
     storage = await Storage.open(storage_settings)
     stack.push_async_callback(_shielded, storage.close)
@@ -124,6 +126,7 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     stack.push_async_callback(_shielded, logs.close)
     workers = Workers(storage, keys, settings)
     groups = Groups(storage, tail, settings, durability)
+    groups.outside = Outside(topics.all(), read_subscription, read_assignment, write_assignment)
     stack.push_async_callback(_shielded, groups.close)
     offsets = Offsets(groups, settings, topics.get)
     tender = Tender(groups, offsets, workers, settings)
@@ -189,7 +192,9 @@ async def _cluster_id(storage: Any, keys: Any, settings: Settings) -> str:
     if settings.cluster_id:
         return settings.cluster_id
     made = new_cluster_id()
-    kept = await storage.call(keys.cluster, "SET", keys.cluster, made, "NX", "GET")
+    kept = await storage.call(keys.cluster, "GET", keys.cluster)  # the only one a full server answers
+    if kept is None:
+        kept = await storage.call(keys.cluster, "SET", keys.cluster, made, "NX", "GET")
     return made if kept is None else str(kept.decode())
 
 

@@ -133,7 +133,9 @@ class Topics:
         self._topics: dict[str, Topic] = {}
         self._by_id: dict[UUID, Topic] = {}
         self._stored: dict[str, bytes] = {}  # the JSON each Topic was made from
-        self._known = b""  # version of the cache
+        self.version = 0
+        """Counts the changes of this cache, so that others can tell whether they have seen it as it is."""
+        self._known = b""  # what Redis calls this state of the topics
         self._needed = 0  # newest version this process has itself written
         self._leftovers: dict[UUID, tuple[Topic, float]] = {}
         self._changed = anyio.Event()
@@ -406,6 +408,7 @@ class Topics:
         if topic is not None:
             self._by_id.pop(topic.id, None)
         topic = self._topics[name] = self._make(name, stored)
+        self.version += 1
         self._by_id[topic.id] = topic
         self._stored[name] = stored
         return topic
@@ -414,6 +417,7 @@ class Topics:
         known = self._topics.get(topic.name)
         if known is not None and known.id == topic.id:
             del self._topics[topic.name]
+            self.version += 1
             self._stored.pop(topic.name, None)
             self._by_id.pop(topic.id, None)
 

@@ -28,6 +28,8 @@ from redbroker.machines.group import Expire, Session, Step, Tick
 from redbroker.machines.reconciliation import (
     LEAVE_STATIC,
     STABLE,
+    UNRELEASED,
+    UNREVOKED,
     Member,
     advance,
     member_from_json,
@@ -127,11 +129,18 @@ class Group:
                 each.classic.session_timeout_ms if each.classic else self.session_timeout_ms,
                 each.epoch,
                 each.instance_id,
-                steady=each.settled(self.epoch),
+                steady=not self.must_rejoin(each) if each.classic else each.settled(self.epoch),
                 classic=each.classic is not None,
             )
             for each in self.members.values()
         }
+
+    def must_rejoin(self, member: Member) -> bool:
+        """Whether a member of the classic protocol has to join again to learn more: only then is it told anything."""
+        if member.epoch != self.epoch or member.state == UNREVOKED:
+            return True
+        wanted = self.target.get(member.id, NONE) - member.assigned
+        return member.state == UNRELEASED and not wanted & held_by_others(self, member.id)
 
     def owners(self) -> dict[str, str]:
         """Who may read which partition now, for people and tools."""
@@ -162,8 +171,8 @@ class Group:
 
     @property
     def next_deadline_ms(self) -> int | None:
-        """When the first member that does not revoke is fenced."""
-        return min((each.revoke_by_ms for each in self.members.values() if each.revoke_by_ms is not None), default=None)
+        """When the first member is out because it does not do what it was told."""
+        return min((due for each in self.members.values() for due in each.deadlines), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """The stored form."""
@@ -234,14 +243,19 @@ def join(group: Group, event: ConsumerHeartbeat, now_ms: int, settings: Settings
         raise KafkaError(
             ErrorCode.UNRELEASED_INSTANCE_ID, f"{event.instance_id!r} is still used by member {static.id}."
         )
-    member = replace(static, id=event.member_id, epoch=0, previous_epoch=0)
-    heir = {event.member_id: group.target[static.id]} if static.id in group.target else {}
+    group, member = inherit(group, static, event.member_id)
+    return hear(group, member, event, now_ms, settings)
+
+
+def inherit(group: Group, static: Member, member_id: str) -> tuple[Group, Member]:
+    """A static member's place under another member id: (the group without the old one, the new one)."""
+    heir = {member_id: group.target[static.id]} if static.id in group.target else {}
     group = replace(
         group,
         members={each.id: each for each in group.members.values() if each is not static},
         target={each: has for each, has in group.target.items() if each != static.id} | heir,
     )
-    return hear(group, member, event, now_ms, settings)
+    return group, replace(static, id=member_id, epoch=0, previous_epoch=0)
 
 
 def known_member(group: Group, event: ConsumerHeartbeat) -> Member:
@@ -274,22 +288,26 @@ def named(group: Group, event: ConsumerHeartbeat) -> Member:
 
 def hear(group: Group, member: Member, event: ConsumerHeartbeat, now_ms: int, settings: Settings) -> Step:
     """Take in what the member tells, bump the epoch if that changes who reads what, and move the member on."""
-    updated = told(member, event)
-    resubscribed = (updated.topics, updated.pattern) != (member.topics, member.pattern)
     changed = replace(group, session_timeout_ms=settings.group_consumer_session_timeout_ms)
-    if resubscribed or not group.epoch:
-        changed = refreshed(
-            replace(changed, members={**group.members, updated.id: updated}), event.catalogue, bump=True
-        )
-        updated = unsubscribe(updated, changed.ids_of(updated), now_ms)
-    if not updated.settled(changed.epoch):
-        target = changed.target.get(updated.id, NONE)
-        updated = advance(updated, target, changed.epoch, held_by_others(changed, updated.id), event.owned, now_ms)
-    changed = replace(changed, members={**changed.members, updated.id: updated})
+    changed, updated = placed(changed, member, told(member, event), event.catalogue, event.owned, now_ms)
     tell = event.full or updated.assigned != member.assigned
     answer = Heard(updated.id, updated.epoch, updated.assigned if tell else None, updated.settled(changed.epoch))
     anew = event.member_epoch != member.epoch or event.member_epoch == 0
     return Step(group if changed == group else changed, answer, touched=frozenset({updated.id} if anew else ()))
+
+
+def placed(
+    group: Group, member: Member, updated: Member, catalogue: Catalogue, owned: Partitions | None, now_ms: int
+) -> tuple[Group, Member]:
+    """The group with `updated` where `member` was, if it was in, and that member one step nearer to its target."""
+    resubscribed = (updated.topics, updated.pattern) != (member.topics, member.pattern)
+    if resubscribed or not group.epoch:
+        group = refreshed(replace(group, members={**group.members, updated.id: updated}), catalogue, bump=True)
+        updated = unsubscribe(updated, group.ids_of(updated), now_ms)
+    if not updated.settled(group.epoch):
+        target = group.target.get(updated.id, NONE)
+        updated = advance(updated, target, group.epoch, held_by_others(group, updated.id), owned, now_ms)
+    return replace(group, members={**group.members, updated.id: updated}), updated
 
 
 def told(member: Member, event: ConsumerHeartbeat) -> Member:
@@ -331,11 +349,11 @@ def leave(group: Group, event: ConsumerHeartbeat) -> Step:
 
 
 def due(group: Group, now_ms: int) -> Group:
-    """Members that had to give up partitions by now, and did not, are out. Time when nobody looked does not count."""
-    late = {each.id: now_ms - each.revoke_by_ms for each in group.members.values() if each.revoke_by_ms is not None}
+    """Members that had to do something by now, and did not, are out. Time when nobody looked does not count."""
+    late = {each.id: now_ms - min(each.deadlines) for each in group.members.values() if each.deadlines}
     unwatched = [group.members[member_id] for member_id, late_ms in late.items() if late_ms > OVERDUE_MS]
     if unwatched:
-        again = {each.id: replace(each, revoke_by_ms=now_ms + each.rebalance_timeout_ms) for each in unwatched}
+        again = {each.id: each.with_deadlines(now_ms + each.rebalance_timeout_ms) for each in unwatched}
         group = replace(group, members={**group.members, **again})
     return without(group, {member_id for member_id, late_ms in late.items() if 0 <= late_ms <= OVERDUE_MS})
 

@@ -69,6 +69,28 @@ class Member:
         """A static member that has left for a while: its partitions wait for it."""
         return self.epoch == LEAVE_STATIC
 
+    @property
+    def deadlines(self) -> list[int]:
+        """When it must have given up partitions, joined again, or synced, as far as it was told to."""
+        times = [self.revoke_by_ms]
+        if self.classic:
+            times = [self.classic.rejoin_by_ms, self.classic.sync_by_ms]
+        return [due for due in times if due is not None]
+
+    def with_deadlines(self, due_ms: int) -> Member:
+        """The same member with all its deadlines at one time."""
+        if self.classic is None:
+            return replace(self, revoke_by_ms=due_ms)
+        classic = self.classic
+        return replace(
+            self,
+            classic=replace(
+                classic,
+                rejoin_by_ms=None if classic.rejoin_by_ms is None else due_ms,
+                sync_by_ms=None if classic.sync_by_ms is None else due_ms,
+            ),
+        )
+
     def settled(self, epoch: int) -> bool:
         """True when nothing is left to be told to the member."""
         return self.state == STABLE and self.epoch == epoch

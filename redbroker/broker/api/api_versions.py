@@ -1,12 +1,12 @@
-"""ApiVersions: which APIs and versions this worker speaks, the first request of every client.
+"""ApiVersions: which APIs, versions and features this worker speaks, the first request of every client.
 
 * The key table is the registry's: what is advertised is what is implemented, except for ranges that begin lower on
   purpose because clients read the minimum as a feature test (`advertised` in the module of that API).
 * A version that is not implemented is answered with UNSUPPORTED_VERSION in a v0 body that still lists every API, and
   the response header is v0 at every version, so that any client can read the answer (KIP-511).
 * v3 brings the client's software name and version; malformed ones are INVALID_REQUEST.
-* v3+ lists features (KIP-584): none are finalized, since none is implemented. v4 differs only in feature ranges that
-  begin at 0 (KIP-1022).
+* v3+ lists features (KIP-584). What is implemented is finalized, always: Java clients look for group.version 1 before
+  they speak KIP-848. Ranges that begin at 0 are told as such from v4 on, and as beginning at 1 before (KIP-1022).
 """
 
 from __future__ import annotations
@@ -50,6 +50,13 @@ API = api(
     """,
 )
 Response, Key = API.Response, API.response.struct("api_keys")
+Supported, Finalized = API.response.struct("supported_features"), API.response.struct("finalized_features")
+
+FEATURES = {"group.version": 1}
+"""Kafka's features, each finalized at the one level that is implemented."""
+FEATURES_EPOCH = 1
+"""Clients take the greatest they have seen; it grows with `FEATURES`."""
+FROM_ZERO_SINCE = 4
 
 SOFTWARE_SINCE = 3
 SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")  # Kafka's own pattern
@@ -67,8 +74,22 @@ def key_table() -> list[Any]:
 def encoded(version: int, apis: int) -> bytes:
     """The body that lists every API, encoded once per version (and again when more than `apis` are registered)."""
     body: list[Any] = []
-    API.codec(version).encode(Response(api_keys=key_table()), body.append)
+    API.codec(version).encode(Response(api_keys=key_table(), **features(version)), body.append)
     return b"".join(body)
+
+
+def features(version: int) -> dict[str, Any]:
+    """The feature fields of an answer."""
+    lowest = 0 if version >= FROM_ZERO_SINCE else 1
+    return {
+        "supported_features": [
+            Supported(name=name, min_version=lowest, max_version=level) for name, level in FEATURES.items()
+        ],
+        "finalized_features_epoch": FEATURES_EPOCH,
+        "finalized_features": [
+            Finalized(name=name, min_version_level=level, max_version_level=level) for name, level in FEATURES.items()
+        ],
+    }
 
 
 @API

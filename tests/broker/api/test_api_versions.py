@@ -52,10 +52,16 @@ async def test_every_version_lists_the_registry(version: int) -> None:
     assert response.throttle_time_ms == 0
 
 
-async def test_no_feature_is_finalized_that_is_not_implemented() -> None:
-    response = decoded(await ask(4, software("a", "1")), 4)
-    assert list(response.finalized_features) == []
-    assert response.finalized_features_epoch == -1
+@pytest.mark.parametrize(("version", "lowest"), [(3, 1), (4, 0)])
+async def test_the_consumer_protocol_is_a_finalized_feature_and_the_only_one(version: int, lowest: int) -> None:
+    response = decoded(await ask(version, software("a", "1")), version)
+    assert [(f.name, f.min_version, f.max_version) for f in response.supported_features] == [
+        ("group.version", lowest, 1)
+    ]
+    [finalized] = response.finalized_features
+    assert (finalized.name, finalized.min_version_level, finalized.max_version_level) == ("group.version", 1, 1)
+    assert response.finalized_features_epoch >= 0
+    assert {68, 69} <= {key.api_key for key in response.api_keys}
 
 
 @pytest.mark.parametrize("version", [5, 9, 32_767, -1])
