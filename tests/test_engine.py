@@ -14,9 +14,11 @@ import pytest
 
 from redbroker.config import Settings
 from redbroker.engine import Engine, new_cluster_id
+from redbroker.engine.log import Append, Read
 from redbroker.engine.target import StorageError
-from redbroker.errors import KafkaError
-from tests.support.servers import Server, redis_binary
+from redbroker.errors import ErrorCode, KafkaError
+from redbroker.wire.records import Record, build_batch, read_header
+from tests.support.servers import Server, redis_binary, valkey_binary
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +145,36 @@ async def test_a_risky_server_is_told_of_and_refused_when_strict(valkey):
         with pytest.raises(StorageError, match="strict is set"):
             async with Engine.open(Settings(storage_url=server.url, strict=True)):
                 pass
+
+
+@pytest.mark.parametrize("binary", [valkey_binary(), redis_binary()], ids=["valkey", "redis 7"])
+async def test_a_full_server_is_joined_read_after_a_failover_and_trimmed(binary):
+    if binary is None:
+        pytest.skip("no redis-server on this machine")
+
+    async def put(size):
+        batch = build_batch([Record(0, 1, b"k", bytes(size))])
+        return (await engine.log.append([Append(topic, 0, batch, read_header(batch))], acks=1, timeout_ms=1000))[0]
+
+    with Server(binary=binary) as server:
+        settings = Settings(storage_url=server.url, num_partitions=1)
+        async with Engine.open(settings) as engine:
+            topic = await engine.topics.create("orders")
+            for offset in range(20):
+                assert (await put(500_000)).base_offset == offset
+        server.command("HSET", "rb:{orders:0}:state", "rid", "0" * 40)  # as if another master had written
+        server.command("CONFIG", "SET", "maxmemory", 9_000_000)
+        async with Engine.open(settings) as engine:
+            await engine.workers.register("127.0.0.1", 9092)
+            assert (await put(1)).code == ErrorCode.KAFKA_STORAGE_ERROR
+            [read] = await engine.log.read([Read(topic, 0, 7, 1000)], max_bytes=1000)
+            assert read.leader_epoch > 1 and len(read.batches) == 1
+            assert (await put(1)).code == ErrorCode.KAFKA_STORAGE_ERROR
+            await engine.topics.configure("orders", {"retention.ms": "1000"})
+            assert await engine.log.trim([(topic, 0, 10)]) == [10]
+            assert await put(1) == (20, 10, read.leader_epoch, False)
+            await engine.workers.refresh()
+            assert [worker.port for worker in engine.workers.live()] == [9092]
 
 
 async def test_opening_is_quick(tmp_path):

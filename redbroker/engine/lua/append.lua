@@ -22,6 +22,7 @@ local info = replication()
 if copies > 1 and tonumber(string.match(info, 'connected_slaves:(%d+)')) + 1 < copies then
   return refuse('NOT_ENOUGH_REPLICAS', 'fewer replicas are connected than min.insync.replicas asks for')
 end
+if replication_id(info) ~= field[2] then redis.call('HSET', state, 'next', field[4]) end -- refused when memory is full
 local epoch = leader(state, epochs, replication_id(info), field[2], tonumber(field[3]), field[4])
 
 local next_offset, before, largest, time = tonumber(field[4]), tonumber(field[6]), tonumber(field[8]), tonumber(field[9])

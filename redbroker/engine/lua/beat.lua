@@ -7,8 +7,9 @@
 -- KEYS   workers beats versions changes
 -- ARGV   node_id instance timeout_ms:int known
 -- GIVES  status version workers
--- USES   clock changed members
+-- USES   clock changed members even_when_full
 
+even_when_full(workers)
 local mine = redis.call('HGET', workers, node_id)
 local status = 'alive'
 if not mine then status = 'expired' elseif cjson.decode(mine).instance ~= instance then status = 'replaced' end

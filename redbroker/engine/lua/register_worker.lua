@@ -6,8 +6,9 @@
 -- KEYS   workers nodes beats versions changes
 -- ARGV   host port:int rack instance nodes_max:int
 -- GIVES  node_id replaced_instance
--- USES   clock changed
+-- USES   clock changed even_when_full
 
+even_when_full(workers)
 local address = host .. ':' .. port
 local id = redis.call('HGET', nodes, address)
 if not id then

@@ -3,8 +3,9 @@
 -- KEYS   topics versions changes
 -- ARGV   name before after
 -- GIVES  version, or 0 when another change came first
--- USES   clock changed
+-- USES   clock changed even_when_full
 
+even_when_full(topics) -- a shorter retention is one way out
 local now = redis.call('HGET', topics, name)
 if now == after then return redis.call('HGET', versions, 'topics') end
 if now ~= before then return '0' end

@@ -18,15 +18,13 @@ if before < 0 or before > next_offset then
   return refuse('OFFSET_OUT_OF_RANGE', 'the log ends at offset ' .. field[2])
 end
 
-if before > start then
-  start = before
-  redis.call('HSET', state, 'start', string.format('%.0f', start))
-end
-
+start = math.max(start, before)
 local epoch = redis.call('ZREVRANGEBYSCORE', epochs, start, '-inf', 'LIMIT', 0, 1)[1]
 local first_kept = string.format('%s-%.0f', epoch, start)
 local freed = redis.call('XTRIM', log, 'MINID', '~', first_kept, 'LIMIT', limit)
 if freed == 0 then freed = redis.call('XTRIM', log, 'MINID', '=', first_kept) end -- less than one node is left
+-- Only after a removal: a server that is full (OOM) refuses the first write of a script, unless it is one.
+redis.call('HSET', state, 'start', string.format('%.0f', start))
 
 -- Index entries below the start only said where those bytes were; the newest of them tells how many are gone.
 local trimmed = tonumber(field[5])
