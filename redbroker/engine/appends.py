@@ -50,6 +50,18 @@ class Group(NamedTuple):
     once: bool
 
 
+class Healing:
+    """A partition that is being opened: the groups that came back refused, and those that came meanwhile, in order."""
+
+    __slots__ = ("came", "refused", "settled", "task")
+
+    def __init__(self) -> None:
+        self.refused: list[tuple[Group, list[Waiting], int]] = []
+        self.came: list[tuple[Group, list[Waiting], int]] = []
+        self.settled = asyncio.Event()  # nothing sent before is under way any more
+        self.task: asyncio.Task[None] | None = None
+
+
 class Appends:
     """Collects batches per partition and turn, sends them, and hands each its own answer."""
 
@@ -68,7 +80,7 @@ class Appends:
         self._script = script("append")
         self._groups: dict[Group, list[Waiting]] = {}
         self._timeout_ms: dict[Group, int] = {}
-        self._healing: set[asyncio.Task[None]] = set()
+        self._healing: dict[Partition, Healing] = {}
 
     def submit(
         self, partition: Partition, batch: bytes | memoryview, header: BatchHeader, copies: int, timeout_ms: int
@@ -88,9 +100,10 @@ class Appends:
 
     async def close(self) -> None:
         """Stop healing; batches already sent are answered by the storage."""
-        for task in self._healing:
+        tasks = [healing.task for healing in self._healing.values() if healing.task is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._healing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _flush(self) -> None:
         groups, self._groups = self._groups, {}
@@ -108,6 +121,9 @@ class Appends:
 
     def _send(self, group: Group, members: list[Waiting], timeout_ms: int, healed: bool = False) -> None:
         partition, copies, once = group
+        if not healed and partition in self._healing:
+            self._healing[partition].came.append((group, members, timeout_ms))
+            return
         keys = partition.keys
         words = [partition.topic.hex, copies, *self._limits, *[member.batch for member in members]]
         named = (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail)
@@ -118,7 +134,10 @@ class Appends:
         else:
             reply = self._storage.run(self._script, named, words, once=once)
 
+        partition.appending += 1
+
         def settle(reply: asyncio.Future[Any]) -> None:
+            partition.appending -= 1
             error = None if reply.cancelled() else reply.exception()
             if isinstance(error, KafkaError):
                 if error.code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION and not healed:
@@ -132,6 +151,8 @@ class Appends:
                 self._answer(partition, members, words, acked, copies)
             else:
                 self._answer(partition, members, reply.result(), 0, 1)
+            if not partition.appending and partition in self._healing:
+                self._healing[partition].settled.set()
 
         reply.add_done_callback(settle)
 
@@ -165,19 +186,34 @@ class Appends:
                 )
 
     def _heal(self, group: Group, members: list[Waiting], timeout_ms: int) -> None:
-        """The partition was never opened (its creator died in between): open it, then send once more."""
+        """The partition was never opened (its creator died in between): open it, then send once more.
 
-        async def again() -> None:
+        Appends of this partition wait meanwhile, for as long as one sent before is under way: a producer that is new
+        here may begin with any sequence, so one that overtook the first would make that one out of order for good.
+        """
+        healing = self._healing.get(group.partition)
+        if healing is None:
+            healing = self._healing[group.partition] = Healing()
+            healing.task = asyncio.get_running_loop().create_task(self._open(group.partition, healing))
+        healing.refused.append((group, members, timeout_ms))
+
+    async def _open(self, partition: Partition, healing: Healing) -> None:
+        failure: KafkaError | None = KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, "The storage was closed.")
+        try:
             try:
-                await self._reopen(group.partition)
+                await self._reopen(partition)
+                failure = None
             except KafkaError as error:
-                give(members, error)
-            else:
-                self._send(group, members, timeout_ms, healed=True)
-
-        task = asyncio.get_running_loop().create_task(again())
-        self._healing.add(task)
-        task.add_done_callback(self._healing.discard)
+                failure = error
+            if partition.appending:
+                await healing.settled.wait()
+        finally:
+            del self._healing[partition]
+            for group, members, timeout_ms in (*healing.refused, *healing.came):
+                if failure is None:
+                    self._send(group, members, timeout_ms, healed=True)
+                else:
+                    give(members, failure)
 
 
 def give(members: list[Waiting], error: KafkaError) -> None:

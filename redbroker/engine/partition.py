@@ -27,6 +27,7 @@ class Partition:
     __slots__ = (
         "_epochs",
         "_starts",
+        "appending",
         "epoch",
         "keys",
         "largest",
@@ -42,6 +43,7 @@ class Partition:
         self.topic = topic
         self.name = TopicPartition(topic.name, partition)
         self.keys = PartitionKeys(prefix, self.name)
+        self.appending = 0  # script calls with batches under way
         self.epoch = 0  # 0: not looked at yet; Redis starts at 1
         self.since = 0
         self.table_epoch = 0  # the leader epoch under which the table below was fetched

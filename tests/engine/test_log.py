@@ -405,6 +405,29 @@ async def test_a_topic_that_no_longer_exists_is_not_opened_again(storage: Storag
     await tail.close()
 
 
+async def test_batches_of_a_partition_that_must_be_opened_first_keep_their_order(storage: Storage) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def exists(topic: Topic) -> bool:
+        asked.set()
+        await answer.wait()
+        return True
+
+    tail = Tail(storage, Settings())
+    log = Log(storage, tail, Settings(), exists=exists)
+    topic = a_topic()
+    batches = [a_batch(producer_id=9, producer_epoch=0, base_sequence=n) for n in range(5)]
+    puts = [asyncio.ensure_future(put(log, topic, batches[0]))]
+    await asked.wait()
+    await log.open_partitions(topic)  # as another worker might
+    puts += [asyncio.ensure_future(put(log, topic, batch)) for batch in batches[1:]]
+    await asyncio.sleep(0.05)
+    answer.set()
+    assert [put.base_offset for put in await asyncio.gather(*puts)] == [0, 1, 2, 3, 4]  # type: ignore[union-attr]
+    await log.close()
+    await tail.close()
+
+
 async def test_acks_all_without_enough_replicas_writes_nothing(storage: Storage) -> None:
     tail = Tail(storage, Settings())
     log = Log(storage, tail, Settings(), copies=lambda topic: 2)
