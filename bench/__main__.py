@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         sys.exit("bench: nothing is named so; workloads are " + ", ".join(w.name for w in WORKLOADS))
     console, began = Console(width=None if sys.stdout.isatty() else 160), time.monotonic()
     rounds = options.rounds or (1 if options.quick else 3)
-    about = machine.describe(contenders)
+    about, others = machine.describe(contenders), machine.Others()
     with console.status("starting") as status:
         sizes = QUICK if options.quick else FULL
         results, failures = harness.measure(workloads, contenders, sizes, rounds, status.update)
@@ -64,6 +64,7 @@ def main(arguments: list[str]) -> int:
         "note": options.note,
         "commit": machine.commit(),
         "machine": about,
+        "others_cpu_share": others.share(),
         "contenders": {contender.name: contender.title for contender in contenders},
         "measures": harness.as_json(results),
         "failures": [asdict(failure) for failure in failures],

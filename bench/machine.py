@@ -44,15 +44,56 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def loop_nanoseconds() -> float:
-    """What one turn of an empty loop costs this interpreter: builds of one Python version differ by half."""
-    times = []
+class Cell:
+    """Something to make and to ask, for `python_nanoseconds`."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: dict[str, int]) -> None:
+        self.values = values
+
+    def get(self, name: str) -> int:
+        return self.values[name]
+
+
+def python_nanoseconds() -> int:
+    """What an object, a method call and a list cost this interpreter: builds of one version differ by half."""
+    times, values = [], {"a": 1}
     for _ in range(10):
         started = time.thread_time()
-        for _ in range(200_000):
-            pass
-        times.append((time.thread_time() - started) / 200_000 * 1e9)
-    return round(min(times), 1)
+        for turn in range(50_000):
+            cell = Cell(values)
+            [cell.get("a"), turn]
+        times.append((time.thread_time() - started) / 50_000 * 1e9)
+    return round(min(times))
+
+
+def busy_seconds() -> float:
+    """CPU seconds all processes of the machine used so far; 0 where /proc does not tell."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    except OSError:
+        return 0.0
+    return (sum(ticks[:3]) + sum(ticks[5:7])) / os.sysconf("SC_CLK_TCK")
+
+
+class Others:
+    """How busy everybody else kept the machine: their share of all its cores since this was made."""
+
+    def __init__(self) -> None:
+        self.began, self.busy, self.own = time.monotonic(), busy_seconds(), own_seconds()
+
+    def share(self) -> float:
+        """0.0 for a machine that was ours alone, 0.5 when half of it went to other work."""
+        seconds = (time.monotonic() - self.began) * (os.cpu_count() or 1)
+        theirs = (busy_seconds() - self.busy) - (own_seconds() - self.own)
+        return round(max(0.0, theirs / seconds), 2)
+
+
+def own_seconds() -> float:
+    """CPU seconds of this process and of all its ended children, the servers and clients."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def commit() -> str | None:
@@ -76,8 +117,7 @@ def describe(contenders: list[Contender]) -> dict[str, object]:
         "memory_gb": memory_gigabytes(),
         "system": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
         "python": platform.python_version(),
-        "python_loop_ns": loop_nanoseconds(),
-        "load_before": round(os.getloadavg()[0], 2),
+        "python_ns": python_nanoseconds(),
         "servers": servers,
         "packages": packages,
     }

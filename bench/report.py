@@ -14,6 +14,7 @@ from bench.measures import MEASURES
 RESULTS = Path(__file__).with_name("results")
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+QUIET = 0.05  # share of the cores that other work may take before a run is called disturbed
 MARKS = {True: "✓", False: "✗", None: ""}
 
 
@@ -47,6 +48,12 @@ def print_table(run: dict[str, Any], console: Console) -> None:
                 end_section=row == len(measure["contenders"]) - 1,
             )
     console.print(table)
+    if run["others_cpu_share"] > QUIET:
+        console.print(
+            f"Other work took {run['others_cpu_share']:.0%} of the machine's cores meanwhile: only ratios and CPU"
+            " times mean something, and they too are rough.",
+            style="yellow",
+        )
     for failure in run["failures"]:
         text = f"failed: {failure['workload']} on {failure['contender']}: {failure['reason']}"
         console.print(text, style="red", markup=False, highlight=False)
@@ -69,11 +76,11 @@ def markdown(run: dict[str, Any]) -> str:
     machine = run["machine"]
     servers = ", ".join([*machine["servers"].values(), f"confluent-kafka {machine['packages']['confluent-kafka']}"])
     contenders = list(run["contenders"])
-    python = f"Python {machine['python']} ({machine['python_loop_ns']} ns per empty loop)"
+    python = f"Python {machine['python']} (yardstick {machine['python_ns']} ns)"
     lines = [
         f"{run['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB,"
         f" {machine['system']}, {python}; {servers}; commit {run['commit']}; medians of"
-        f" {run['rounds']} rounds; load average before the run: {machine['load_before']}.",
+        f" {run['rounds']} rounds; {run['others_cpu_share']:.0%} of the cores went to other work.",
         *(["", f"> {run['note']}"] if run.get("note") else []),
         "",
         "| measure | target | " + " | ".join(contenders) + " |",
