@@ -35,7 +35,8 @@ CHUNK = 200
 
 async def committed_by(engine: Engine, name: str, *, new: bool = False) -> dict[tuple[str, int], Committed]:
     """Everything a group has committed; GROUP_ID_NOT_FOUND, with the name that is close, unless it may be `new`."""
-    found = {tuple(key): value for key, value in (await engine.offsets.fetch(name, None)).items() if value.offset >= 0}
+    fetched = await engine.offsets.fetch(name, None)
+    found = {(key.topic, key.partition): value for key, value in fetched.items()}
     if not (found or new) and await engine.groups.get(name) is None:
         await _not_found(engine, name)
     return found

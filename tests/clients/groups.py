@@ -27,7 +27,7 @@ from tests.clients.conftest import Cluster
 from tests.support.group_members import Member
 
 PARTITIONS = 6
-SESSION_MS = 3_000
+SESSION_MS = 2_000
 HEARTBEAT_MS = 300
 SETTLE_S = 20.0
 

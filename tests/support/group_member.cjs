@@ -31,7 +31,7 @@ async function main() {
   await consumer.run({
     autoCommit: false,
     eachBatchAutoResolve: false,
-    eachBatch: async ({ batch, heartbeat, isRunning, isStale }) => {
+    eachBatch: async ({ batch, heartbeat, isRunning, isStale, resolveOffset }) => {
       if (!isRunning() || isStale() || batch.messages.length === 0) return;
       for (const one of batch.messages) {
         tell({ record: [batch.partition, Number(one.offset), Number(one.value.toString())] });
@@ -39,6 +39,7 @@ async function main() {
       const next = String(Number(batch.lastOffset()) + 1);
       try {
         await consumer.commitOffsets([{ topic: batch.topic, partition: batch.partition, offset: next }]);
+        resolveOffset(batch.lastOffset());
         tell({ committed: true });
       } catch (error) {
         tell({ refused: error.type || error.name });
