@@ -218,6 +218,8 @@ class Storage:
             self._owners[slot] = self._node(address)
             self.refresh_soon()
             self.again(lane, call)
+        elif isinstance(self._table(call)[slot], Hold):
+            self.again(lane, call)  # one before it is held: it must not go to the importing node alone
         elif self._may_hop(call):
             node = self._node(address)
             (node.acks if self._table(call) is self._acks else node.calls).submit_asking(call)
@@ -231,6 +233,13 @@ class Storage:
         if not isinstance(route, Hold):
             route = table[call.slot] = Hold(self, table, call.slot, self.settings.storage_pending_max)
         route.again(lane, call, delay_s)
+
+    def hold_back(self, call: Call) -> bool:
+        """Give an unanswered call of a lost connection to its slot's hold; False when there is none."""
+        route = self._table(call)[call.slot]
+        if isinstance(route, Hold):
+            route.hold_back(call)
+        return isinstance(route, Hold)
 
     def _may_hop(self, call: Call) -> bool:
         """Count another try; a call that had `HOPS_MIN` and whose patience has ended fails here."""

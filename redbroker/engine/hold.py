@@ -59,6 +59,10 @@ class Hold:
                 self._outstanding += 1
                 self._loop.call_later(delay_s, self._one_down)
 
+    def hold_back(self, call: Call) -> None:
+        """An unanswered call of a lost connection: sent after those that came back, and before what is new."""
+        self._returned.append(call)
+
     def _one_down(self, _: object = None) -> None:
         self._outstanding -= 1
         if self._outstanding == 0:

@@ -49,6 +49,9 @@ class Router(Protocol):
     def again(self, lane: Lane, call: Call, delay_s: float = 0.0) -> None:
         """Try a call that was not executed (or may be executed twice) again, in order with others of its slot."""
 
+    def hold_back(self, call: Call) -> bool:
+        """Give an unanswered call of a lost connection to its slot's hold, if there is one, to keep their order."""
+
     def refresh_soon(self) -> None:
         """Look at the topology again, at a bounded rate."""
 
@@ -159,7 +162,8 @@ class Lane:
                 call.fail(ErrorCode.REQUEST_TIMED_OUT, f"Redis {self.address} was lost before it answered.")
             else:
                 self._be_patient(call)
-                kept.append(call)
+                if not self._router.hold_back(call):
+                    kept.append(call)
         self._backlog.extendleft(reversed(kept))
         self._router.refresh_soon()
         if self.retired:

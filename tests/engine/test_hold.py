@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
+import hiredis
 import pytest
 
 from redbroker.engine.slots import key_slot
@@ -69,6 +71,49 @@ async def test_a_stopped_master_is_left_for_its_successor_before_its_calls_time_
         start = asyncio.get_running_loop().time()
         assert await storage.run(ONCE, keys_of("c3"), [2, b""]) == 2
         assert asyncio.get_running_loop().time() - start < 7
+
+
+class Unsteady:
+    """A server whose `bad` connections refuse script call 1 as LOADING, answer no other, and end;
+    the others answer each script with its number, remembered in `executed`."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.bad: set[int] = set()
+        self.executed: list[int] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        own, parser = self.connections, hiredis.Reader()
+        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+            while data := await reader.read(65_536):
+                parser.feed(data)
+                while words := parser.gets():
+                    if words[0] == b"INFO":
+                        writer.write(b"$32\r\ncluster_enabled:0\r\nrole:master\r\n\r\n")
+                    elif words[0] != b"EVALSHA":
+                        writer.write(b"" if own in self.bad else b"+OK\r\n")
+                    elif own not in self.bad:
+                        self.executed.append(int(words[5]))
+                        writer.write(b":%b\r\n" % words[5])
+                    elif words[5] == b"1":
+                        writer.write(b"-LOADING data\r\n")
+                        await asyncio.sleep(0.05)
+                        return
+
+
+async def test_calls_of_a_connection_that_is_lost_behind_a_refused_one_keep_their_order() -> None:
+    server = Unsteady()
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    async with opened(f"redis://127.0.0.1:{port}") as storage:
+        server.bad.add(server.connections)
+        calls = [storage.run(ONCE, keys_of("unsteady"), [number, b""]) for number in (1, 2, 3)]
+        await asyncio.sleep(0.02)
+        calls += [storage.run(ONCE, keys_of("unsteady"), [number, b""]) for number in (4, 5)]
+        assert await asyncio.gather(*calls) == [1, 2, 3, 4, 5]
+    assert server.executed == [1, 2, 3, 4, 5]
+    listening.close()
 
 
 async def test_slots_that_move_at_once_keep_every_producer_in_order(cluster: Cluster) -> None:
