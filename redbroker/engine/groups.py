@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BATCH_MAX = 500
+BATCH_MAX = 200
 """Events of one turn."""
 KEPT_MAX = 10_000
 """Groups this process remembers; the rest are read again when they are needed."""
@@ -238,6 +238,10 @@ class Groups:
             except KafkaError as refused:
                 for asked in batch:
                     asked.give(refused)
+            except asyncio.CancelledError:
+                for asked in [*batch, *kept.queue]:
+                    asked.give(KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE, "This worker is closing."))
+                raise
             except Exception as unexpected:
                 log.exception("A turn of group %r failed", kept.name)
                 for asked in batch:
@@ -262,6 +266,10 @@ class Groups:
                 turn.answer(kept)
                 return
             else:
+                # A shorter batch is stepped faster, or who has many events would lose to who has one for ever.
+                half = max(1, len(batch) // 2)
+                kept.queue.extendleft(reversed(batch[half:]))
+                del batch[half:]
                 await asyncio.sleep(random.uniform(0, PAUSE_S * min(attempt, 10)))
         raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE, f"Group {kept.name!r} is changed by too many at once.")
 

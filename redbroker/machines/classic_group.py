@@ -73,6 +73,7 @@ class _Turn:
         self.protocol_type, self.protocol, self.leader = base.protocol_type, base.protocol, base.leader
         self.members, self.pending = dict(base.members), dict(base.pending)
         self.deadline_ms, self.remaining_ms, self.grown = base.deadline_ms, base.remaining_ms, base.grown
+        self.nbytes = base.nbytes
         self.changed = self.wake = False
         self.touched: set[str] = set()
 
@@ -82,7 +83,7 @@ class _Turn:
             return self.before
         return ClassicGroup(
             self.phase, self.generation, self.protocol_type, self.protocol, self.leader, self.members, self.pending,
-            self.deadline_ms, self.remaining_ms, self.grown, self.since_ms,
+            self.deadline_ms, self.remaining_ms, self.grown, self.since_ms, self.nbytes,
         )  # fmt: skip
 
     # --- small words -----------------------------------------------------------------------------------------
@@ -126,7 +127,11 @@ class _Turn:
         names = {name for name, _ in event.protocols}
         if not self.members:
             return bool(event.protocol_type and names)
-        return event.protocol_type == self.protocol_type and bool(names & self.candidates())
+        for member in self.members.values():
+            names.intersection_update(dict(member.protocols))
+            if not names:
+                break
+        return event.protocol_type == self.protocol_type and bool(names)
 
     def vote(self) -> str:
         """The protocol of the next generation: each member votes for the first it prefers that all support."""
@@ -146,11 +151,11 @@ class _Turn:
         if self.deadline_ms is None:
             return
         overdue_ms = self.now_ms - self.deadline_ms
-        span_ms = self.rebalance_timeout_ms
-        if self.remaining_ms is not None:
-            span_ms = self.settings.group_initial_rebalance_delay_ms
-        if overdue_ms > OVERDUE_MS or overdue_ms < -span_ms:
-            self.deadline_ms, self.changed, self.wake = self.now_ms + span_ms, True, True
+        if overdue_ms > OVERDUE_MS or self.now_ms < self.since_ms - OVERDUE_MS:
+            first = self.remaining_ms is not None
+            span_ms = self.settings.group_initial_rebalance_delay_ms if first else self.rebalance_timeout_ms
+            self.deadline_ms, self.since_ms = self.now_ms + span_ms, min(self.since_ms, self.now_ms)
+            self.changed = self.wake = True
         elif overdue_ms >= 0:
             self.deadline_passed()
 
@@ -241,6 +246,7 @@ class _Turn:
         if self.phase == PREPARING and self.remaining_ms is not None:
             self.grown = True
         self.pending.pop(member_id, None)
+        self.nbytes += weight(event.protocols)
         self.put(
             Member(
                 member_id, event.instance_id, event.client_id, event.client_host, event.session_timeout_ms,
@@ -262,11 +268,12 @@ class _Turn:
             joined=True,
         )
         if after != before:
+            self.nbytes += weight(after.protocols) - weight(before.protocols)
             self.put(after)
 
     def remove(self, member_id: str) -> None:
         """Take a member out; whatever it has parked is answered."""
-        del self.members[member_id]
+        self.nbytes -= weight(self.members.pop(member_id).protocols)
         self.changed = self.wake = True
         if self.leader == member_id:
             self.leader = next(iter(self.members), None)
@@ -281,6 +288,8 @@ class _Turn:
     # --- JoinGroup ---------------------------------------------------------------------------------------------
 
     def join(self, event: JoinGroup) -> Joined | Park:
+        if event.parked:
+            return self.join_again(event)
         settings = self.settings
         shortest_ms, longest_ms = settings.group_min_session_timeout_ms, settings.group_max_session_timeout_ms
         if not shortest_ms <= event.session_timeout_ms <= longest_ms:
@@ -289,8 +298,6 @@ class _Turn:
             return refused(event, ErrorCode.INVALID_REQUEST)
         if self.before is None and event.member_id:
             return refused(event, ErrorCode.UNKNOWN_MEMBER_ID)
-        if event.parked and (error := self.unknown(event.member_id, event.instance_id)):
-            return refused(event, error)
         if not self.has_room(event):
             if event.member_id in self.members:
                 self.remove(event.member_id)
@@ -316,8 +323,8 @@ class _Turn:
                 return False
         elif self.phase != EMPTY and known is None and len(self.members) >= most:
             return False
-        others = sum(weight(member.protocols) for member in self.members.values() if member.id != event.member_id)
-        return others + weight(event.protocols) <= self.settings.group_bytes_max
+        replaced = weight(known.protocols) if known else 0
+        return self.nbytes - replaced + weight(event.protocols) <= self.settings.group_bytes_max
 
     def join_new(self, event: JoinGroup) -> Joined | Park:
         member_id = event.new_member_id
@@ -334,6 +341,15 @@ class _Turn:
             self.add(event, member_id)
         return self.placed(event, member_id)
 
+    def join_again(self, event: JoinGroup) -> Joined | Park:
+        """A parked request looks whether its answer is there; if a rebalance began meanwhile, it is in it."""
+        if error := self.unknown(event.member_id, event.instance_id):
+            return refused(event, error)
+        if self.phase == PREPARING and not self.members[event.member_id].joined:
+            self.update(event, event.member_id)
+            self.maybe_complete()
+        return self.placed(event, event.member_id)
+
     def join_known(self, event: JoinGroup) -> Joined | Park:
         member_id = event.member_id
         if member_id in self.pending:
@@ -344,7 +360,7 @@ class _Turn:
         if error := self.unknown(member_id, event.instance_id):
             return refused(event, error)
         same = self.members[member_id].protocols == event.protocols
-        leads = self.phase == STABLE and self.leader == member_id and not event.parked
+        leads = self.phase == STABLE and self.leader == member_id
         if self.phase == PREPARING or not same or leads:
             self.update(event, member_id)
             self.rebalance()
@@ -383,10 +399,10 @@ class _Turn:
 
     def info(self, member_id: str, *, leads: bool) -> Joined:
         """This generation, as a member is told it."""
-        members = tuple((each.id, each.instance_id, each.metadata(self.protocol)) for each in self.members.values())
+        told = self.members.values() if leads else ()
         return Joined(
             ErrorCode.NONE, member_id, self.generation, self.protocol_type, self.protocol, self.leader or "", False,
-            members if leads else (),
+            tuple((each.id, each.instance_id, each.metadata(self.protocol)) for each in told),
         )  # fmt: skip
 
     # --- SyncGroup, Heartbeat, LeaveGroup, Expire ------------------------------------------------------------------

@@ -195,7 +195,8 @@ class ClassicGroup:
 
     `pending`: ids given out by MEMBER_ID_REQUIRED -> when they lapse. `deadline_ms`: in PreparingRebalance the end of
     the join phase, later the end of the time to send SyncGroup. `remaining_ms`: how much longer the initial delay may
-    grow, None outside of it; `grown`: somebody joined since it last did. `since_ms`: when the phase began.
+    grow, None outside of it; `grown`: somebody joined since it last did. `since_ms`: when the phase began. `nbytes`: the
+    size of all members' protocols.
     """
 
     phase: str = EMPTY
@@ -209,6 +210,7 @@ class ClassicGroup:
     remaining_ms: int | None = None
     grown: bool = False
     since_ms: int = 0
+    nbytes: int = 0
 
     @property
     def type(self) -> str:
@@ -245,6 +247,7 @@ class ClassicGroup:
             "deadline_ms": self.deadline_ms,
             "remaining_ms": self.remaining_ms,
             "grown": self.grown,
+            "nbytes": self.nbytes,
             "pending": dict(self.pending),
             "members": {member_id: member.to_json() for member_id, member in self.members.items()},
         }

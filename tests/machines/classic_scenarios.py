@@ -114,7 +114,8 @@ class Scenario:
         wake = self.step(label, event)
         while wake:
             parked, self.parked = self.parked, {}
-            wake = any([self.step(each, waiting) for each, waiting in parked.items()])
+            woken = [self.step(each, waiting) for each, waiting in parked.items()]
+            wake = any(woken)
 
     def step(self, label: str, event: Any) -> bool:
         before = self.group

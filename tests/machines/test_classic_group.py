@@ -46,6 +46,7 @@ def test_a_scenario_goes_as_it_is_written(path: Path) -> None:
 CONFIG = Settings(
     group_initial_rebalance_delay_ms=200, group_min_session_timeout_ms=1_000, group_max_size=6, group_bytes_max=1024
 )
+EXAMPLES = int(os.environ.get("REDBROKER_EXAMPLES", "60"))
 LABELS = [f"m{n}" for n in range(8)]
 PROTOCOLS = st.sampled_from(
     [(("range", b"1"),), (("range", b"2"),), (("range", b"1"), ("sticky", b"1")), (("x", b""),)]
@@ -195,6 +196,7 @@ class Groups(RuleBasedStateMachine):
             assert sum(member.instance_id is None for member in members) <= CONFIG.group_max_size
         assert not group.members.keys() & group.pending.keys()
         assert [member.id for member in members] == list(group.members)
+        assert group.nbytes == sum(len(name) + len(data) for each in members for name, data in each.protocols)
         instances = [member.instance_id for member in members if member.instance_id]
         assert len(instances) == len(set(instances))
         if not members:  # the initial delay runs its time, and ids that were given out are waited for
@@ -245,7 +247,7 @@ class Groups(RuleBasedStateMachine):
 
 TestGroups = Groups.TestCase
 TestGroups.settings = settings(
-    max_examples=int(os.environ.get("REDBROKER_EXAMPLES", "60")),
+    max_examples=EXAMPLES,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
