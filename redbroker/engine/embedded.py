@@ -189,14 +189,17 @@ class EmbeddedServer:
     async def _launch(self) -> _Holder:
         process = self._process = self._spawn(server_binary())
         deadline = time.monotonic() + LOAD_S_MAX
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise _failure(f"The embedded Valkey in {self.directory} does not start: {self._last_words()}")
-            if holder := await _Holder.connect(self.socket):
-                return holder
-            await anyio.sleep(POLL_S)
-        process.terminate()
-        raise _failure(f"The embedded Valkey in {self.directory} was not ready after {LOAD_S_MAX:.0f} s.")
+        try:
+            while time.monotonic() < deadline:
+                if process.poll() is not None:
+                    raise _failure(f"The embedded Valkey in {self.directory} does not start: {self._last_words()}")
+                if holder := await _Holder.connect(self.socket):
+                    return holder
+                await anyio.sleep(POLL_S)
+            raise _failure(f"The embedded Valkey in {self.directory} was not ready after {LOAD_S_MAX:.0f} s.")
+        except BaseException:
+            process.terminate()  # nobody holds it yet, so nobody would ever stop it: a start may be cancelled by a signal
+            raise
 
     def _spawn(self, binary: Path) -> subprocess.Popen[bytes]:
         """The server process; it inherits the lock that says the folder is taken."""

@@ -50,6 +50,18 @@ def running(pid: int) -> bool:
         return False
 
 
+async def test_a_start_that_is_cancelled_leaves_no_server_behind(folder, monkeypatch):
+    async def never_answers(path):
+        return None
+
+    monkeypatch.setattr(embedded._Holder, "connect", never_answers)
+    server = EmbeddedServer(folder)
+    with anyio.move_on_after(0.2):
+        await server.start()
+    assert server._process is not None
+    server._process.wait(10)
+
+
 async def test_data_survive_a_restart_and_nothing_is_left_running(folder):
     server = EmbeddedServer(folder)
     await server.start()
