@@ -6,10 +6,9 @@ its commit was refused. In the end the group has committed every partition's end
 
 from __future__ import annotations
 
-import json
+import asyncio
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +22,8 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, To
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from examples.clients import QUIET
+from redbroker.config import Settings
+from redbroker.engine import Engine
 from tests.clients.conftest import Cluster
 from tests.support.group_members import Member
 
@@ -113,12 +114,14 @@ class Scene:
 
     def generation(self) -> int:
         """The group's generation, as Redis has it."""
-        told = subprocess.run(
-            [sys.executable, "-m", "redbroker", "group", "describe", self.group, "--format", "json", "--storage",
-             self.cluster.storage_url],
-            capture_output=True, text=True, check=True, timeout=30,
-        )  # fmt: skip
-        return int(json.loads(told.stdout)["epoch"])
+
+        async def read() -> int:
+            async with Engine.open(Settings(storage_url=self.cluster.storage_url)) as engine:
+                group = await engine.groups.get(self.group)
+                assert group is not None
+                return group.epoch
+
+        return asyncio.run(read())
 
     def ends(self) -> list[int]:
         """The end of each partition."""
