@@ -198,7 +198,7 @@ class EmbeddedServer:
                 await anyio.sleep(POLL_S)
             raise _failure(f"The embedded Valkey in {self.directory} was not ready after {LOAD_S_MAX:.0f} s.")
         except BaseException:
-            process.terminate()  # nobody holds it yet, so nobody would ever stop it: a start may be cancelled by a signal
+            process.terminate()  # cancelled by a signal: nobody holds it yet, so nobody would ever stop it
             raise
 
     def _spawn(self, binary: Path) -> subprocess.Popen[bytes]:
