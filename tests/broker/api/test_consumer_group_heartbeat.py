@@ -10,6 +10,7 @@ import pytest
 from redbroker.broker.api.consumer_group_describe import API as DESCRIBE
 from redbroker.broker.api.consumer_group_heartbeat import API
 from redbroker.errors import ErrorCode
+from redbroker.machines.classic_group import JoinGroup, Leave, LeaveGroup
 from redbroker.machines.consumer_group import ConsumerHeartbeat
 from tests.support.door import Door, only
 
@@ -135,7 +136,7 @@ async def test_leaving_frees_everything_for_the_others(door: Door) -> None:
     await join(door, "b", "orders")
     await all_settled(door, topic, "ab")
     left = await beat(door, "a", -1)
-    assert (left.error_code, left.member_id, left.member_epoch, left.assignment) == (0, "a", -1, None)
+    assert (left.error_code, left.member_id, left.member_epoch, left.assignment) == (0, None, -1, None)
     assert (await all_settled(door, topic, "b"))["b"][1] == [0, 1, 2, 3]
     assert (await beat(door, "a", 2)).error_code == ErrorCode.UNKNOWN_MEMBER_ID
 
@@ -207,6 +208,21 @@ async def test_a_hostile_pattern_takes_no_time(door: Door) -> None:
     await door.topic("a" * 200, 1)
     answer = await join(door, "a", subscribed_topic_names=None, subscribed_topic_regex="(((a+)+)+)+b")
     assert partitions(answer) == []
+
+
+async def test_an_id_that_librdkafka_would_read_too_far_is_left_out(door: Door) -> None:
+    """It reads on to the next zero byte: the answer's next field is the epoch."""
+    await door.topic("orders", 1)
+    joining = {**JOIN, "subscribed_topic_names": ["orders"]}
+    await door.engine.groups.ask(
+        "g", JoinGroup("", "old", None, "c", "h", 10_000, 10_000, "consumer", (("range", b""),), False)
+    )
+    await door.engine.groups.ask("g", LeaveGroup((Leave("old"),)))
+    answer = await door.ask(API, 1, group_id="g", member_id="a", **joining)
+    assert answer.member_epoch >= 1 << 24
+    assert answer.member_id is None
+    assert (await beat(door, "a", answer.member_epoch)).member_id is None
+    assert (await door.ask(API, 0, group_id="g", member_id="b", **joining)).member_id == "b"
 
 
 async def test_a_group_of_classic_members_is_not_taken_over_by_force(door: Door) -> None:
