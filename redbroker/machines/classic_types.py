@@ -195,8 +195,8 @@ class ClassicGroup:
 
     `pending`: ids given out by MEMBER_ID_REQUIRED -> when they lapse. `deadline_ms`: in PreparingRebalance the end of
     the join phase, later the end of the time to send SyncGroup. `remaining_ms`: how much longer the initial delay may
-    grow, None outside of it; `grown`: somebody joined since it last did. `since_ms`: when the phase began. `nbytes`: the
-    size of all members' protocols.
+    grow, None outside of it; `grown`: somebody joined since it last did. `since_ms`: when the phase began.
+    `nbytes`: the size of all members' protocols.
     """
 
     phase: str = EMPTY
