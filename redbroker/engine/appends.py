@@ -159,6 +159,7 @@ class Appends:
     def _answer(self, partition: Partition, members: list[Waiting], reply: list[Any], acked: int, copies: int) -> None:
         log_start, epoch, next_offset, written, *answers = reply
         self._tail.announce(partition.keys.tail, next_offset, written)
+        partition.end = next_offset
         if acked + 1 < copies:
             give(
                 members,

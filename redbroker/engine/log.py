@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redbroker.config import Settings
 from redbroker.engine.appends import Appended, Appends
-from redbroker.engine.partition import Partition
-from redbroker.engine.partitions import LAST_OFFSET_DELTA, Look, Partitions, StoredBatch, stored
+from redbroker.engine.partitions import Partitions, StoredBatch, stored
+from redbroker.engine.reading import Read, Reading, ReadResult
 from redbroker.engine.scripts import script
 from redbroker.engine.times import first_at_or_after, latest_record
-from redbroker.errors import ErrorCode, KafkaError
+from redbroker.errors import KafkaError
 
 if TYPE_CHECKING:
     from redbroker.engine.connection import Storage
@@ -45,31 +45,6 @@ class Append(NamedTuple):
     partition: int
     batch: bytes | memoryview
     header: BatchHeader
-
-
-class Read(NamedTuple):
-    """What to read of one partition; `leader_epoch` is what the client believes (-1: it does not say, KIP-320)."""
-
-    topic: Topic
-    partition: int
-    offset: int
-    max_bytes: int
-    leader_epoch: int = -1
-
-
-class ReadResult(NamedTuple):
-    """Batches from the asked offset on (the first may begin before it), and the log around them.
-
-    `next` is the log end, which is also high watermark and last stable offset for now; `written` counts the bytes
-    appended ever and is what `wait` compares with.
-    """
-
-    log_start: int
-    next: int
-    leader_epoch: int
-    written: int
-    batches: list[StoredBatch]
-    nbytes: int
 
 
 class Bounds(NamedTuple):
@@ -159,67 +134,53 @@ class Log:
             while end < len(reads) and (end == at or left <= 0 or asked + reads[end].max_bytes <= left):
                 asked += reads[end].max_bytes
                 end += 1
-            wave = (
-                await asyncio.gather(*(self._read(read, min(read.max_bytes, left)) for read in reads[at:end]))
-                if (end - at > 1)
-                else [await self._read(reads[at], min(reads[at].max_bytes, left))]
+            wave = await self._read(
+                [Reading(self._partitions, read, min(read.max_bytes, left)) for read in reads[at:end]]
             )
             results += wave
             left -= sum(result.nbytes for result in wave if isinstance(result, ReadResult))
             at = end
         return results
 
-    async def _read(self, read: Read, budget: int) -> ReadResult | KafkaError:
-        partition = self._partitions.get(read.topic, read.partition)
-        batches: list[StoredBatch] = []
-        nbytes, offset = 0, read.offset
-        try:
-            if not partition.knows(read.offset):
-                await self._partitions.learn(partition, read.offset)
-            while True:
-                believed = partition.epoch
-                looking = self._partitions.look(partition)
-                wanted = budget > 0 and offset >= 0
-                ranging = self._partitions.range(partition, offset, budget - nbytes) if wanted else None
-                try:
-                    look = Look._make(await looking)
-                except KafkaError as error:
-                    if ranging is not None:
-                        ranging.cancel()
-                    if error.code != ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
-                        return error
-                    look = await self._partitions.look_opened(partition)
-                    continue
-                refusal = refuse_read(read, look, partition)
-                entries = await ranging if ranging is not None else []
-                if refusal is not None:
-                    return refusal
-                self._partitions.note(partition, look)
-                if look.leader_epoch != believed:  # read under another master's epochs: forget it, begin again
-                    await self._partitions.learn(partition, read.offset)
-                    batches, nbytes, offset = [], 0, read.offset
-                    continue
-                for id_, (_, batch) in entries:
-                    epoch, _, last_text = id_.partition(b"-")
-                    last = int(last_text)
-                    if last < offset:
-                        continue
-                    if last >= look.next or (batches and nbytes + len(batch) > budget):
-                        return ReadResult(look.log_start, look.next, look.leader_epoch, look.written, batches, nbytes)
-                    batches.append(StoredBatch(batch, last - LAST_OFFSET_DELTA(batch, 23)[0], int(epoch)))
-                    nbytes += len(batch)
-                    offset = last + 1
-                if not entries or offset >= look.next or nbytes >= budget:
-                    return ReadResult(look.log_start, look.next, look.leader_epoch, look.written, batches, nbytes)
-        except KafkaError as error:
-            return error
+    async def _read(self, readings: Sequence[Reading]) -> list[ReadResult | KafkaError]:
+        """Rounds of one pipeline each, until every reading has its result."""
+        results: dict[Reading, ReadResult | KafkaError] = {}
+        due = list(readings)
+        while due:
+            cold = [reading for reading in due if reading.cold]
+            if cold:
+                refusals = await asyncio.gather(*(reading.learn() for reading in cold))
+                results |= {reading: refusal for reading, refusal in zip(cold, refusals, strict=True) if refusal}
+                due = [reading for reading in due if reading not in results]
+            for reading in due:
+                reading.begin(self._at_end(reading))
+            for reading in due:
+                result = await reading.take()
+                if result is not None:
+                    results[reading] = result
+            due = [reading for reading in due if reading not in results]
+        return [results[reading] for reading in readings]
+
+    def _at_end(self, reading: Reading) -> bool:
+        """Has this reader all that this worker has heard of? Then it saves the XRANGE, and looks only."""
+        end, offset = reading.partition.end, reading.offset
+        return offset == end and self._tail.end(reading.partition.keys.tail) <= offset
 
     # --- wait ------------------------------------------------------------------------------------------------
 
-    async def wait(self, reads: Sequence[tuple[Read, ReadResult]], missing_bytes: int, timeout_s: float) -> bool:
-        """Until `missing_bytes` more were appended to these partitions (True, perhaps too early) or time ran out."""
-        known = {self._partitions.get(read.topic, read.partition).keys.tail: result.written for read, result in reads}
-        return await self._tail.wait(known, missing_bytes, timeout_s)
+    async def wait(
+        self, reads: Sequence[tuple[Read, ReadResult]], missing_bytes: int, timeout_s: float
+    ) -> Sequence[int]:
+        """Which of these (by place) may have more to read: woken when `missing_bytes` were appended to all together.
+
+        May be too early; empty when time ran out.
+        """
+        channels = [self._partitions.get(read.topic, read.partition).keys.tail for read, _ in reads]
+        known = {channel: result.written for channel, (_, result) in zip(channels, reads, strict=True)}
+        if not await self._tail.wait(known, missing_bytes, timeout_s):
+            return ()
+        moved = [place for place, channel in enumerate(channels) if self._tail.moved(channel, known[channel])]
+        return moved or range(len(channels))  # woken without a reason: announcements may have been missed
 
     # --- where things are ------------------------------------------------------------------------------------
 
@@ -335,26 +296,6 @@ class Log:
                     for number in range(at, min(at + OPEN_AT_ONCE, topic.partitions))
                 )
             )
-
-
-def refuse_read(read: Read, look: Look, partition: Partition) -> KafkaError | None:
-    """Why this reader may not read here now (KIP-320, KIP-101), or nothing."""
-    if read.leader_epoch >= 0 and read.leader_epoch < look.leader_epoch:
-        return KafkaError(
-            ErrorCode.FENCED_LEADER_EPOCH,
-            f"{partition.name}: leader epoch {read.leader_epoch} is older than {look.leader_epoch}.",
-        )
-    if read.leader_epoch > look.leader_epoch:
-        return KafkaError(
-            ErrorCode.UNKNOWN_LEADER_EPOCH,
-            f"{partition.name}: leader epoch {read.leader_epoch} is newer than {look.leader_epoch}.",
-        )
-    if not look.log_start <= read.offset <= look.next:
-        return KafkaError(
-            ErrorCode.OFFSET_OUT_OF_RANGE,
-            f"{partition.name}: offset {read.offset} is outside {look.log_start} to {look.next}.",
-        )
-    return None
 
 
 async def values(work: Any) -> list[Any]:

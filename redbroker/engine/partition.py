@@ -28,6 +28,7 @@ class Partition:
         "_epochs",
         "_starts",
         "appending",
+        "end",
         "epoch",
         "keys",
         "largest",
@@ -46,15 +47,16 @@ class Partition:
         self.appending = 0  # script calls with batches under way
         self.epoch = 0  # 0: not looked at yet; Redis starts at 1
         self.since = 0
+        self.end = -1  # the log end as last heard of
         self.table_epoch = 0  # the leader epoch under which the table below was fetched
         self.looked = float("-inf")  # monotonic time of the last look, in seconds
         self.typical = self.largest = 1 << 20  # bytes of an average and of the largest batch, as of that look
         self._starts: list[int] = []
         self._epochs: list[int] = []
 
-    def learn(self, epoch: int, since: int, typical: int, largest: int, now: float) -> None:
+    def learn(self, epoch: int, since: int, end: int, typical: int, largest: int, now: float) -> None:
         """Take over what `look` told."""
-        self.epoch, self.since, self.looked = epoch, since, now
+        self.epoch, self.since, self.end, self.looked = epoch, since, end, now
         self.typical, self.largest = max(1, typical), max(1, largest)
 
     def count(self, budget: int, overshoot: int, now: float) -> int:

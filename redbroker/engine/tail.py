@@ -58,7 +58,7 @@ class Waiter:
 class Channel:
     """One channel: who waits or listens, and what was last heard when."""
 
-    __slots__ = ("confirmed", "heard_s", "idle_since_s", "listeners", "name", "waiters", "written")
+    __slots__ = ("confirmed", "end", "heard_s", "idle_since_s", "listeners", "name", "waiters", "written")
 
     def __init__(self, name: bytes) -> None:
         self.name = name
@@ -66,6 +66,7 @@ class Channel:
         self.listeners: list[Callable[[bytes], None]] = []
         self.confirmed = False
         self.written = 0
+        self.end = -1  # the log end as last announced
         self.heard_s = float("-inf")
         self.idle_since_s = 0.0
 
@@ -120,7 +121,17 @@ class Tail:
         """This worker appended: wake its own waiters without the way through Redis."""
         known = self._channels.get(channel)
         if known is not None:
-            self._announced(known, written)
+            self._announced(known, next_offset, written)
+
+    def end(self, channel: bytes) -> int:
+        """The log end as last announced; -1 where nothing was heard."""
+        known = self._channels.get(channel)
+        return -1 if known is None else known.end
+
+    def moved(self, channel: bytes, written: int) -> bool:
+        """Was more announced than `written`?"""
+        known = self._channels.get(channel)
+        return known is not None and known.written > written
 
     async def listen(self, channel: bytes, callback: Callable[[bytes], None]) -> None:
         """Call `callback` with every message of `channel`, for good; b"" stands for "perhaps missed some"."""
@@ -148,9 +159,9 @@ class Tail:
         if known is None:
             return
         if known.waiters or not known.listeners:
-            _, _, written = message.partition(b" ")
-            if written.isdigit():
-                self._announced(known, int(written))
+            end, _, written = message.partition(b" ")
+            if end.isdigit() and written.isdigit():
+                self._announced(known, int(end), int(written))
         for callback in known.listeners:
             callback(message)
 
@@ -176,8 +187,8 @@ class Tail:
         self._storage.refresh_soon()
         self._misplaced(subscriber.channels)
 
-    def _announced(self, channel: Channel, written: int) -> None:
-        channel.written, channel.heard_s = written, self._loop.time()
+    def _announced(self, channel: Channel, end: int, written: int) -> None:
+        channel.end, channel.written, channel.heard_s = end, written, self._loop.time()
         for waiter in list(channel.waiters):
             waiter.heard(channel.name, written)
 
