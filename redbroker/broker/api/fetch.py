@@ -24,7 +24,7 @@ from typing import Any
 
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
-from redbroker.broker.lookup import find_topic
+from redbroker.broker.lookup import find_topic, outdated
 from redbroker.broker.sessions import WantedPartition
 from redbroker.engine.log import Read, ReadResult
 from redbroker.engine.topics import Topic
@@ -136,6 +136,8 @@ async def fetch(request: Any, ctx: Context) -> Any:
     readings = await diverged(readings, answers, request, ctx)
     outcomes = await read_enough([read for _, _, read in readings], request, ctx, at_once=bool(answers))
     for (wanted, _, _), outcome in zip(readings, outcomes, strict=True):
+        if isinstance(outcome, KafkaError):
+            outcome = outdated(outcome, ctx.engine.topics, ctx.version >= IDS_FROM)
         answers[wanted] = told(wanted, outcome, request, ctx.version)
     nodes = await explain(readings, answers, ctx)
     ctx.error_code = next((answer.error_code for answer in answers.values() if answer.error_code), ErrorCode.NONE)
@@ -238,7 +240,7 @@ async def diverged(
     ends = await ctx.engine.log.epoch_end([(topic, one.partition, one.last_fetched_epoch) for one, topic in claims])
     for (wanted, _), end in zip(claims, ends, strict=True):
         if isinstance(end, KafkaError):
-            answers[wanted] = refused(wanted, end, request)
+            answers[wanted] = refused(wanted, outdated(end, ctx.engine.topics, ctx.version >= IDS_FROM), request)
         elif end.epoch < 0:
             answers[wanted] = refused(wanted, KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE), request)
         elif end.epoch < wanted.last_fetched_epoch or end.end_offset < wanted.fetch_offset:

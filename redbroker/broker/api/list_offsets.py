@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.broker.leader_epochs import check_claim
-from redbroker.broker.lookup import find_topic
+from redbroker.broker.lookup import find_topic, outdated
 from redbroker.engine.log import Bounds
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
@@ -138,6 +138,8 @@ async def look_up(asked: Sequence[Asked], ctx: Context) -> None:
     )
     searched = {id(one.result): found for one, found in zip([*timed, *largest], [*times, *maxima], strict=True)}
     for (_, want, result), bound in zip(asked, bounds, strict=True):
+        if isinstance(bound, KafkaError):
+            bound = outdated(bound, ctx.engine.topics)
         found = answer(want, bound, searched.get(id(result)))
         if isinstance(found, ErrorCode):
             result.error_code = found

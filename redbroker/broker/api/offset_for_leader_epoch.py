@@ -15,7 +15,7 @@ from typing import Any
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.broker.leader_epochs import check_claim
-from redbroker.broker.lookup import find_topic
+from redbroker.broker.lookup import find_topic, outdated
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
 
@@ -91,7 +91,7 @@ async def look_up(asked: Sequence[tuple[Topic, Any, Any]], ctx: Context) -> None
     ends = await ctx.engine.log.epoch_end([(topic, want.partition, want.leader_epoch) for topic, want, _ in asked])
     for (_, want, result), end in zip(asked, ends, strict=True):
         if isinstance(end, KafkaError):
-            result.error_code = end.code
+            result.error_code = outdated(end, ctx.engine.topics).code
             continue
         result.error_code = check_claim(want.current_leader_epoch, end.leader_epoch)
         if result.error_code == ErrorCode.NONE:

@@ -23,7 +23,7 @@ from typing import Any
 from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.broker.dispatch import Refused
-from redbroker.broker.lookup import find_topic
+from redbroker.broker.lookup import find_topic, outdated
 from redbroker.engine.log import Append
 from redbroker.engine.topics import Topic, Topics
 from redbroker.errors import ErrorCode, KafkaError
@@ -123,7 +123,7 @@ async def produce(request: Any, ctx: Context) -> Any:
         outcomes = await ctx.engine.log.append(entries, acks=request.acks, timeout_ms=max(0, request.timeout_ms))
         for entry, result, outcome in zip(entries, pending, outcomes, strict=True):
             if isinstance(outcome, KafkaError):
-                ctx.error_code = fail(result, outcome)
+                ctx.error_code = fail(result, outdated(outcome, topics, ctx.version >= IDS_FROM))
                 continue
             result.base_offset = outcome.base_offset
             result.log_start_offset = outcome.log_start

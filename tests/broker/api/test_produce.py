@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from fastcrc import crc32
 
@@ -135,6 +136,25 @@ async def test_a_topic_another_worker_made_a_moment_ago_is_known_here_at_once(do
     data = Data(topic_id=topic.id, partition_data=[Part(0, a_batch())])
     answer = await doors[1].ask(API, 13, acks=1, timeout_ms=1000, topic_data=[data])
     assert only(answer, "responses", "partition_responses").base_offset == 1
+
+
+@pytest.mark.parametrize("version", [9, 12, 13])
+async def test_a_worker_that_has_not_heard_of_a_topic_made_again_sends_no_client_away_for_good(
+    doors: list[Door], monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    await doors[0].topic()
+    await doors[1].engine.topics.reload()
+    assert (await put_one(doors[1], a_batch(b"old"), version=version)).base_offset == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(doors[1].engine.topics, "reload", anyio.lowlevel.checkpoint)
+        await doors[0].engine.topics.delete("orders")
+        again = await doors[0].topic()
+        told = ErrorCode.UNKNOWN_TOPIC_ID if version >= 13 else ErrorCode.NOT_LEADER_OR_FOLLOWER
+        assert (await put_one(doors[1], a_batch(b"stale"), version=version)).error_code == told
+    with anyio.fail_after(3):  # well before the backstop of metadata_refresh_ms
+        while (await put_one(doors[1], a_batch(b"new"), version=version)).error_code:  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+    assert await stored(doors[0], again) == [a_batch(b"new")]
 
 
 async def test_a_batch_above_max_message_bytes_is_too_large(door: Door) -> None:
