@@ -160,8 +160,8 @@ class Tail:
             return
         if known.waiters or not known.listeners:
             end, _, written = message.partition(b" ")
-            if end.isdigit() and written.isdigit():
-                self._announced(known, int(end), int(written))
+            if written.isdigit():  # groups announce `<phase> <version>`
+                self._announced(known, int(end) if end.isdigit() else -1, int(written))
         for callback in known.listeners:
             callback(message)
 
