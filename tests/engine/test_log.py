@@ -327,14 +327,24 @@ async def test_another_replication_id_bumps_the_leader_epoch_for_writers_and_rea
     assert (await get(log, topic, 0, epoch=1)).code == ErrorCode.FENCED_LEADER_EPOCH
     assert (await get(log, topic, 0, epoch=bumped + 1)).code == ErrorCode.UNKNOWN_LEADER_EPOCH
     assert isinstance(await get(log, topic, 0, epoch=bumped), ReadResult)
-    ends = await log.epoch_end([(topic, 0, e) for e in (0, 1, 2, bumped, bumped + 1)])
+    ends = await log.epoch_end([(topic, 0, e) for e in (-1, 0, 1, 2, bumped, bumped + 1)])
     assert ends == [
         EpochEnd(-1, -1, bumped),
+        EpochEnd(0, 0, bumped),
         EpochEnd(1, 3, bumped),
         EpochEnd(1, 3, bumped),
         EpochEnd(bumped, 5, bumped),
         EpochEnd(-1, -1, bumped),
     ]
+
+
+async def test_a_reader_whose_epoch_was_trimmed_away_is_told_where_it_ended(log: Log, storage: Storage) -> None:
+    topic = a_topic()
+    await put(log, topic, a_batch(3))
+    await storage.call(b"x", "HSET", "rb:{orders:0}:state", "rid", "0" * 40)  # as if another master had written
+    bumped = (await get(log, topic, 3)).leader_epoch
+    assert await log.trim([(topic, 0, 3)]) == [3]
+    assert await log.epoch_end([(topic, 0, 1)]) == [EpochEnd(1, 3, bumped)]
 
 
 async def test_a_second_worker_learns_old_epochs_by_itself(log: Log, storage: Storage) -> None:

@@ -1,7 +1,8 @@
 """OffsetForLeaderEpoch: where an epoch ends, so that a reader finds out that a log was cut back (KIP-101, KIP-320).
 
 * For each partition: the largest epoch at or below the asked one, and its end offset (the next epoch's first offset, or
-  the log end). An epoch newer than any known, or older than all, answers -1 and -1 without an error.
+  the log end). An epoch newer than any known answers -1 and -1 without
+  an error; one older than all (trimmed away) ended where the first known one begins, as in Kafka.
 * A current_leader_epoch older than ours is FENCED_LEADER_EPOCH, a newer one UNKNOWN_LEADER_EPOCH; -1 is not checked.
 * v2 is served because librdkafka asks for exactly v2; v3 adds the replica id (ignored: we have no followers), v4 is
   flexible. The response's `partition` field stands behind the error code; in the request it comes first.

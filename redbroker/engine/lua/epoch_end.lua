@@ -1,5 +1,8 @@
 -- epoch_end: where the newest epoch at or below the asked one ends (OffsetForLeaderEpoch, KIP-101 and KIP-320).
 --
+-- An epoch older than all that are known (its records were trimmed away) ended where the first known one begins, as in
+-- Kafka; told "unknown", a consumer that had read everything would take its log for cut off, and reset its offset.
+--
 -- KEYS   state epochs
 -- ARGV   topic_id asked:int
 -- GIVES  epoch end_offset leader_epoch
@@ -11,7 +14,7 @@ if not field[1] then return refuse('UNKNOWN_TOPIC_OR_PARTITION', 'partition is n
 if field[1] ~= topic_id then return refuse('UNKNOWN_TOPIC_ID', 'topic was deleted and made again') end
 local current = leader(state, epochs, replication_id(replication()), field[2], tonumber(field[3]), field[4])
 if asked == current then return {current, tonumber(field[4]), current} end
-if asked > current then return {-1, -1, current} end
+if asked > current or asked < 0 then return {-1, -1, current} end
 
 -- Epochs and their first offsets grow together; the table is short (one entry per failover).
 local below, following = -1, -1
@@ -23,5 +26,5 @@ for i = 1, #all, 2 do
     following = tonumber(all[i + 1])
   end
 end
-if below == -1 then return {-1, -1, current} end
+if below == -1 then below = asked end
 return {below, following, current}
