@@ -155,7 +155,10 @@ def with_rejoin(group: Group, member: Member, now_ms: int) -> Member:
 
 
 def as_classic(group: Group, now_ms: int) -> ClassicGroup:
-    """The group's members of the classic protocol as a classic group: empty, or about to join again."""
+    """The group's members of the classic protocol as a classic group: empty, or about to join again.
+
+    Its generation is the one they know, so that their heartbeats hear REBALANCE_IN_PROGRESS and not that all is lost.
+    """
     members = {
         each.id: ClassicMember(
             each.id, each.instance_id, each.client_id, each.client_host, each.classic.session_timeout_ms,
@@ -166,8 +169,9 @@ def as_classic(group: Group, now_ms: int) -> ClassicGroup:
     if not members:
         return ClassicGroup(EMPTY, group.epoch, PROTOCOL_TYPE, since_ms=now_ms)
     longest_ms = max(each.rebalance_timeout_ms for each in members.values())
+    generation = max(group.members[member_id].epoch for member_id in members)
     return ClassicGroup(
-        PREPARING, group.epoch, PROTOCOL_TYPE, None, next(iter(members)), members,
+        PREPARING, generation, PROTOCOL_TYPE, None, next(iter(members)), members,
         deadline_ms=now_ms + longest_ms, since_ms=now_ms,
     )  # fmt: skip
 

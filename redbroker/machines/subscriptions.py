@@ -55,7 +55,7 @@ def matcher(pattern: str) -> Callable[[str], Any]:
         return re2.compile(pattern, options).fullmatch  # type: ignore[no-any-return]
     except (re2.error, UnicodeError) as wrong:
         why = wrong.args[0] if wrong.args else wrong
-        why = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
+        why = (why.decode(errors="replace") if isinstance(why, bytes) else str(why))[:200]
         raise KafkaError(
             ErrorCode.INVALID_REGULAR_EXPRESSION, f"{pattern[:100]!r} is not an RE2 pattern: {why}."
         ) from None

@@ -490,8 +490,13 @@ class AnyOrder(RuleBasedStateMachine):
             client.answers_lost += 1
             return
         if isinstance(answer, KafkaError):
-            assert answer.code in (ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.FENCED_MEMBER_EPOCH)
-            del self.clients[client.id]  # gives up everything
+            client.reads = client.told = NONE  # gives up everything
+            if answer.code == ErrorCode.FENCED_MEMBER_EPOCH:
+                client.epoch = 0
+                self.send(client, rebalance_timeout_ms=1_000, topics=client.topics, owned=NONE)
+                return
+            assert answer.code == ErrorCode.UNKNOWN_MEMBER_ID
+            del self.clients[client.id]
             return
         client.epoch = answer.member_epoch
         if answer.assigned is not None:

@@ -1,0 +1,30 @@
+"""Which groups have to look at the topics again."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from redbroker.broker import group_topics
+from redbroker.broker.group_topics import GroupTopics
+
+
+def test_a_group_is_behind_until_shown_and_again_after_each_change() -> None:
+    topics = SimpleNamespace(version=3)
+    seen = GroupTopics(cast("Any", topics))
+    assert seen.behind("g")
+    seen.shown("g")
+    assert not seen.behind("g")
+    assert seen.behind("h")
+    topics.version = 4
+    assert seen.behind("g")
+
+
+def test_the_group_shown_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_topics, "GROUPS_MAX", 2)
+    seen = GroupTopics(cast("Any", SimpleNamespace(version=1)))
+    for name in ("a", "b", "a", "c"):
+        seen.shown(name)
+    assert [seen.behind(name) for name in ("a", "b", "c")] == [False, True, False]
