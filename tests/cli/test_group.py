@@ -165,7 +165,9 @@ def test_watching_looks_again_and_again(storage: Server) -> None:
     )
     assert watching.stdout
     try:
-        assert orjson.loads(watching.stdout.readline())["state"] == "Empty"
+        first = watching.stdout.readline()
+        assert first, watching.communicate()[1].decode()
+        assert orjson.loads(first)["state"] == "Empty"
         at(storage, join_app)
         while (seen := orjson.loads(watching.stdout.readline()))["state"] != "Stable":
             pass

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redbroker.broker.api import heartbeat, join_group, leave_group, sync_group
+from redbroker.broker.api import Api, heartbeat, join_group, leave_group, sync_group
 from redbroker.errors import ErrorCode
+from redbroker.wire import schema
 from tests.support.door import Door
+from tests.support.raw import framed
 
 
 @dataclass
@@ -33,16 +35,32 @@ class Membership:
     fields: dict[str, Any] = field(default_factory=dict)
     assignment: Callable[[str], bytes] = str.encode
 
-    async def ask_to_join(self) -> Any:
-        """One JoinGroup, as it is answered."""
-        return await self.door.ask(
-            join_group.API, self.version, group_id=self.group, member_id=self.id, group_instance_id=self.instance,
-            protocol_type="consumer",
+    def to_join(self) -> dict[str, Any]:
+        """The fields of a JoinGroup."""
+        return dict(
+            group_id=self.group, member_id=self.id, group_instance_id=self.instance, protocol_type="consumer",
             protocols=[
                 join_group.API.request.struct("protocols")(name=name, metadata=self.metadata) for name in self.protocols
             ],
             **{"session_timeout_ms": 10_000, "rebalance_timeout_ms": 10_000, **self.fields},
         )  # fmt: skip
+
+    async def ask_to_join(self) -> Any:
+        """One JoinGroup, as it is answered."""
+        return await self.door.ask(join_group.API, self.version, **self.to_join())
+
+    def frame_to_join(self, correlation_id: int) -> bytes:
+        """One JoinGroup for a raw connection."""
+        return frame(join_group.API, self.version, correlation_id, **self.to_join())
+
+    def frame_to_leave(self, correlation_id: int) -> bytes:
+        """One LeaveGroup for a raw connection."""
+        return frame(leave_group.API, 5, correlation_id, group_id=self.group, members=[self.leaver])
+
+    @property
+    def leaver(self) -> Any:
+        """The member as LeaveGroup names it."""
+        return leave_group.API.request.struct("members")(self.id, self.instance, "enough")
 
     async def ask_to_join_with(self, metadata: bytes) -> Any:
         """JoinGroup with another subscription: the group rebalances."""
@@ -99,8 +117,16 @@ class Membership:
 
     async def leave(self) -> Any:
         """LeaveGroup in its newest form."""
-        leaver = leave_group.API.request.struct("members")(self.id, self.instance, "enough")
-        return await self.door.ask(leave_group.API, 5, group_id=self.group, members=[leaver])
+        return await self.door.ask(leave_group.API, 5, group_id=self.group, members=[self.leaver])
+
+
+def frame(api: Api, version: int, correlation_id: int, **fields: Any) -> bytes:
+    """A request of a flexible version as it goes over the wire."""
+    assert version >= api.flexible
+    head = api.key.to_bytes(2, "big") + version.to_bytes(2, "big") + correlation_id.to_bytes(4, "big")
+    parts = [head, b"\0\4test\0"]
+    schema.encoder(api.request, version, True)(api.Request(**fields), parts.append)
+    return framed(b"".join(parts))
 
 
 async def joined(door: Door, group: str = "group", **fields: Any) -> Membership:
@@ -109,5 +135,15 @@ async def joined(door: Door, group: str = "group", **fields: Any) -> Membership:
 
 
 async def all_joined(doors: Sequence[Door], group: str = "group", **fields: Any) -> list[Membership]:
-    """Settled members, one per door given, that came at the same time."""
-    return list(await asyncio.gather(*(Membership(door, group, **fields).settle() for door in doors)))
+    """Settled members of one generation, one per door given, that came at about the same time."""
+    members = [Membership(door, group, **fields) for door in doors]
+
+    async def keep(member: Membership) -> None:
+        await member.settle()
+        while {each.generation for each in members} != {member.generation}:
+            if await member.beat() == ErrorCode.REBALANCE_IN_PROGRESS:
+                await member.settle()
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(*map(keep, members))
+    return members

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from redbroker.broker.api.join_group import API
+from redbroker.broker.server import serving
+from redbroker.config import Settings
 from redbroker.errors import ErrorCode
 from tests.support.door import Door
 from tests.support.memberships import Membership, all_joined, joined
+from tests.support.raw import API_VERSIONS, connected
 
 pytestmark = pytest.mark.anyio
 
@@ -107,6 +110,24 @@ async def test_a_worker_that_drains_sends_parked_members_to_another(doors: list[
     waiting.door = other.door
     await asyncio.wait_for(asyncio.gather(waiting.settle(), other.settle()), 5)
     assert waiting.generation == other.generation
+
+
+async def test_a_parked_join_holds_up_only_its_own_connection_and_ends_by_a_leave_behind_it(doors: list[Door]) -> None:
+    waiting, other = await all_joined([doors[1], doors[1]])
+    waiting.metadata = b"another subscription"
+    async with (
+        serving(doors[0].engine, Settings(port=0)) as server,
+        connected(server) as busy,
+        connected(server) as idle,
+    ):
+        busy.send(waiting.frame_to_join(1))
+        await other.heard(ErrorCode.REBALANCE_IN_PROGRESS)
+        idle.send(API_VERSIONS)
+        assert (await idle.answer())[0] == 99
+        busy.send(waiting.frame_to_leave(2))
+        correlation_id, body = await busy.answer()
+        assert (correlation_id, int.from_bytes(body[5:7], "big")) == (1, ErrorCode.UNKNOWN_MEMBER_ID)
+        assert (await busy.answer())[0] == 2
 
 
 async def test_a_member_nobody_can_be_is_removed_when_its_client_leaves(doors: list[Door]) -> None:
