@@ -65,6 +65,11 @@ MEASURES: dict[str, Measure] = {
             at_least=100_000,
             judged=("valkey", "redis"),
         ),
+        Measure("group_first_confluent", "first record of a new group, confluent-kafka", "ms", at_most=1_000),
+        Measure("group_first_aiokafka", "first record of a new group, aiokafka", "ms", at_most=1_000),
+        Measure("group_first_kafka_python", "first record of a new group, kafka-python", "ms", at_most=1_000),
+        Measure("group_join", "a second member joins: shared out anew", "ms", at_most=1_000),
+        Measure("group_leave", "a member leaves: shared out anew", "ms", at_most=1_000),
         Measure("start", "start to the first ApiVersions answer", "ms", at_most=700, judged=("dev",)),
         Measure("idle_memory", "idle broker process, resident", "MB", 1, at_most=80),
     )

@@ -120,6 +120,16 @@ def appends(contender: Contender, sizes: Sizes) -> Samples:
     return {"appends": Sample(answer["appends_per_s"], cpu)}
 
 
+def groups(contender: Contender, sizes: Sizes) -> Samples:
+    """New groups of one member with three clients, and a second member that comes and goes."""
+    with contender.run() as running:
+        answer, _ = run_client(
+            "groups", running, bootstrap=running.bootstrap, topic="groups", tries=max(3, int(3 * sizes.window_seconds))
+        )
+    names = ("first_confluent", "first_aiokafka", "first_kafka_python", "join", "leave")
+    return {f"group_{name}": Sample(answer[f"{name}_ms"]) for name in names}
+
+
 def start(contender: Contender, sizes: Sizes) -> Samples:
     """From exec to the first answer, and the memory of the broker process a while later, without any client."""
     with contender.run() as running:
@@ -148,6 +158,11 @@ WORKLOADS = (
     Workload(appends, ("appends",), ("valkey", "redis")),
     Workload(one_record, ("one_record",)),
     Workload(latency, ("serial_p50", "serial_p99", "end_to_end_p50", "end_to_end_p99")),
+    Workload(
+        groups,
+        ("group_first_confluent", "group_first_aiokafka", "group_first_kafka_python", "group_join", "group_leave"),
+        ("valkey", "redis", "dev"),
+    ),
     Workload(bulk_1k, ("produce_1k", "consume_1k")),
     Workload(bulk_100, ("produce_100", "consume_100")),
 )
