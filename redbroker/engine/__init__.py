@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)  # not `log`: importing the submodule of that name would replace it
 
 PRODUCER_EPOCH_MS = 1_767_225_600_000
 """2026-01-01: 41 bits of milliseconds from here reach to 2095."""
@@ -171,7 +171,7 @@ def _background(work: Coroutine[Any, Any, None], stack: contextlib.AsyncExitStac
 
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):
-            log.error("%s has stopped unexpectedly.", task.get_coro(), exc_info=error)
+            logger.error("%s has stopped unexpectedly.", task.get_coro(), exc_info=error)
 
     async def stop() -> None:
         task.cancel()

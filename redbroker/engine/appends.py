@@ -159,7 +159,9 @@ class Appends:
     def _answer(self, partition: Partition, members: list[Waiting], reply: list[Any], acked: int, copies: int) -> None:
         log_start, epoch, next_offset, written, *answers = reply
         self._tail.announce(partition.keys.tail, next_offset, written)
-        partition.end = next_offset
+        partition.place(log_start, next_offset, written)
+        if epoch != partition.epoch:
+            partition.heard = 0  # a new leader epoch: look before believing anything
         if acked + 1 < copies:
             give(
                 members,

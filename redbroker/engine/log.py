@@ -120,8 +120,13 @@ class Log:
 
     # --- read ------------------------------------------------------------------------------------------------
 
-    async def read(self, reads: Sequence[Read], *, max_bytes: int) -> list[ReadResult | KafkaError]:
+    async def read(
+        self, reads: Sequence[Read], *, max_bytes: int, trust: bool = False
+    ) -> list[ReadResult | KafkaError]:
         """Whole batches from each offset on, in the order asked, until `max_bytes` are gathered.
+
+        With `trust`, a reader at the end is told so without asking Redis, as long as a live subscription would have
+        told of more: for a first read that a `wait` and another read follow.
 
         A partition gives at most its own `max_bytes`, but never less than one batch while anything of `max_bytes`
         is left, so an oversized batch cannot stall a reader. Refusals: OFFSET_OUT_OF_RANGE, FENCED_LEADER_EPOCH,
@@ -134,18 +139,19 @@ class Log:
             while end < len(reads) and (end == at or left <= 0 or asked + reads[end].max_bytes <= left):
                 asked += reads[end].max_bytes
                 end += 1
-            wave = await self._read(
-                [Reading(self._partitions, read, min(read.max_bytes, left)) for read in reads[at:end]]
-            )
+            readings = [Reading(self._partitions, read, min(read.max_bytes, left)) for read in reads[at:end]]
+            wave = await self._read(readings, trust)
             results += wave
             left -= sum(result.nbytes for result in wave if isinstance(result, ReadResult))
             at = end
         return results
 
-    async def _read(self, readings: Sequence[Reading]) -> list[ReadResult | KafkaError]:
+    async def _read(self, readings: Sequence[Reading], trust: bool) -> list[ReadResult | KafkaError]:
         """Rounds of one pipeline each, until every reading has its result."""
         results: dict[Reading, ReadResult | KafkaError] = {}
-        due = list(readings)
+        if trust:
+            results |= {reading: known for reading in readings if (known := reading.known(self._tail)) is not None}
+        due = [reading for reading in readings if reading not in results]
         while due:
             cold = [reading for reading in due if reading.cold]
             if cold:
@@ -153,18 +159,13 @@ class Log:
                 results |= {reading: refusal for reading, refusal in zip(cold, refusals, strict=True) if refusal}
                 due = [reading for reading in due if reading not in results]
             for reading in due:
-                reading.begin(self._at_end(reading))
+                reading.begin(self._tail)
             for reading in due:
                 result = await reading.take()
                 if result is not None:
                     results[reading] = result
             due = [reading for reading in due if reading not in results]
         return [results[reading] for reading in readings]
-
-    def _at_end(self, reading: Reading) -> bool:
-        """Has this reader all that this worker has heard of? Then it saves the XRANGE, and looks only."""
-        end, offset = reading.partition.end, reading.offset
-        return offset == end and self._tail.end(reading.partition.keys.tail) <= offset
 
     # --- wait ------------------------------------------------------------------------------------------------
 

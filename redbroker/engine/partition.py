@@ -30,14 +30,17 @@ class Partition:
         "appending",
         "end",
         "epoch",
+        "heard",
         "keys",
         "largest",
+        "log_start",
         "looked",
         "name",
         "since",
         "table_epoch",
         "topic",
         "typical",
+        "written",
     )
 
     def __init__(self, prefix: str, topic: Topic, partition: int) -> None:
@@ -47,17 +50,22 @@ class Partition:
         self.appending = 0  # script calls with batches under way
         self.epoch = 0  # 0: not looked at yet; Redis starts at 1
         self.since = 0
-        self.end = -1  # the log end as last heard of
+        self.log_start = self.end = self.written = -1  # as last heard of
+        self.heard = 0  # the subscription that was confirmed when last looked (see `Tail.subscription`); 0: none
         self.table_epoch = 0  # the leader epoch under which the table below was fetched
         self.looked = float("-inf")  # monotonic time of the last look, in seconds
         self.typical = self.largest = 1 << 20  # bytes of an average and of the largest batch, as of that look
         self._starts: list[int] = []
         self._epochs: list[int] = []
 
-    def learn(self, epoch: int, since: int, end: int, typical: int, largest: int, now: float) -> None:
-        """Take over what `look` told."""
-        self.epoch, self.since, self.end, self.looked = epoch, since, end, now
+    def learn(self, epoch: int, since: int, typical: int, largest: int, now: float) -> None:
+        """Take over what `look` told of epochs and sizes."""
+        self.epoch, self.since, self.looked = epoch, since, now
         self.typical, self.largest = max(1, typical), max(1, largest)
+
+    def place(self, log_start: int, end: int, written: int) -> None:
+        """Take over where the log starts and ends, from a look or an append."""
+        self.log_start, self.end, self.written = log_start, end, written
 
     def count(self, budget: int, overshoot: int, now: float) -> int:
         """Entries an XRANGE may ask for: about `budget` bytes of average batches, and never more than `overshoot`

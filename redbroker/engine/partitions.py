@@ -97,7 +97,8 @@ class Partitions:
     def note(self, partition: Partition, look: Look) -> None:
         """Keep what a look told."""
         typical = look.written // max(1, look.batches)
-        partition.learn(look.leader_epoch, look.since, look.next, typical, look.largest, self._now())
+        partition.learn(look.leader_epoch, look.since, typical, look.largest, self._now())
+        partition.place(look.log_start, look.next, look.written)
 
     async def look_opened(self, partition: Partition) -> Look:
         """Look; where the partition was never opened, open it and look again."""

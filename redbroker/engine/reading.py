@@ -1,5 +1,6 @@
 """Reading one partition: what is asked, what comes back, and the steps in between, without a task of its own.
 
+    known  ── a reader at the end, as a live subscription tells, needs no call at all
     begin  ── look.lua (+ XRANGE, unless the reader is at the end as far as is known) ──► Redis
     take   ◄── finished, or another round: more batches fit, or the leader epoch was not the one believed
 
@@ -16,6 +17,7 @@ from redbroker.errors import ErrorCode, KafkaError
 
 if TYPE_CHECKING:
     from redbroker.engine.partition import Partition
+    from redbroker.engine.tail import Tail
     from redbroker.engine.topics import Topic
 
 
@@ -48,7 +50,7 @@ class Reading:
     """One partition being read: `begin` a round, `await take()` it, until it gives a result."""
 
     __slots__ = ("_batches", "_believed", "_budget", "_looking", "_nbytes", "_offset", "_partitions", "_ranging",
-                 "partition", "read")  # fmt: skip
+                 "_subscription", "partition", "read")  # fmt: skip
 
     def __init__(self, partitions: Partitions, read: Read, budget: int) -> None:
         self.read = read
@@ -58,11 +60,6 @@ class Reading:
         self._batches: list[StoredBatch] = []
         self._nbytes = 0
         self._offset = read.offset
-
-    @property
-    def offset(self) -> int:
-        """What comes next."""
-        return self._offset
 
     @property
     def cold(self) -> bool:
@@ -77,8 +74,26 @@ class Reading:
             return error
         return None
 
-    def begin(self, caught_up: bool) -> None:
-        """Send one round; a reader that has `caught_up`, as far as this worker knows, only looks."""
+    def at_end(self, tail: Tail) -> bool:
+        """Has the reader all that this worker has heard of?"""
+        return self._offset == self.partition.end and tail.end(self.partition.keys.tail) <= self._offset
+
+    def known(self, tail: Tail) -> ReadResult | None:
+        """The result without asking Redis: nothing, while a subscription would have told of more."""
+        partition = self.partition
+        if (
+            self.at_end(tail)
+            and self.read.leader_epoch in (-1, partition.epoch)
+            and partition.heard
+            and partition.heard == tail.subscription(partition.keys.tail)
+        ):
+            return ReadResult(partition.log_start, partition.end, partition.epoch, partition.written, [], 0)
+        return None
+
+    def begin(self, tail: Tail) -> None:
+        """Send one round; a reader at the end only looks."""
+        caught_up = self.at_end(tail)
+        self._subscription = tail.subscription(self.partition.keys.tail)
         self._believed = self.partition.epoch
         self._looking = self._partitions.look(self.partition)
         self._ranging: asyncio.Future[Any] | None = None
@@ -94,6 +109,7 @@ class Reading:
             if refusal is not None:
                 return refusal
             self._partitions.note(self.partition, look)
+            self.partition.heard = self._subscription
             if look.leader_epoch != self._believed:  # read under another master's epochs: forget it, begin again
                 self._batches, self._nbytes, self._offset = [], 0, self.read.offset
                 return None

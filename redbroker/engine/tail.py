@@ -64,7 +64,7 @@ class Channel:
         self.name = name
         self.waiters: set[Waiter] = set()
         self.listeners: list[Callable[[bytes], None]] = []
-        self.confirmed = False
+        self.confirmed = 0  # the number of the subscription that works now; 0: none does
         self.written = 0
         self.end = -1  # the log end as last announced
         self.heard_s = float("-inf")
@@ -91,6 +91,7 @@ class Tail:
         self._placing: asyncio.Task[None] | None = None
         self._retry_s = 0.0
         self._closed = False
+        self._confirmations = 0
         self._sweeper = self._loop.call_later(self._idle_s / 4, self._sweep)
         storage.on_topology_change(self._move)
 
@@ -127,6 +128,15 @@ class Tail:
         """The log end as last announced; -1 where nothing was heard."""
         known = self._channels.get(channel)
         return -1 if known is None else known.end
+
+    def subscription(self, channel: bytes) -> int:
+        """The number of the subscription that tells every append to this channel; 0 while none is confirmed.
+
+        The same number before a look and now means that whatever was appended since then has been announced, or is
+        on its way and will wake who waits.
+        """
+        known = self._channels.get(channel)
+        return 0 if known is None else known.confirmed
 
     def moved(self, channel: bytes, written: int) -> bool:
         """Was more announced than `written`?"""
@@ -170,7 +180,8 @@ class Tail:
         self._retry_s = 0.0
         known = self._channels.get(channel)
         if known is not None:
-            known.confirmed = True
+            self._confirmations += 1
+            known.confirmed = self._confirmations
             self._uncertain(known)
 
     def dropped(self, subscriber: Subscriber, channel: bytes, why: str) -> None:
@@ -217,7 +228,7 @@ class Tail:
             if channel is not None:
                 self._unplaced.add(name)
                 if channel.confirmed:
-                    channel.confirmed = False
+                    channel.confirmed = 0
                     self._uncertain(channel)
         self._retry_s = self._retry_s or RETRY_FIRST_S
         self._place_soon()

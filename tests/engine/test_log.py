@@ -88,7 +88,7 @@ async def test_batches_of_one_turn_share_a_script_call_and_keep_their_order(log:
 
 
 def calls(stats: bytes, command: bytes) -> int:
-    line = next(line for line in stats.splitlines() if line.startswith(b"cmdstat_" + command + b":"))
+    line = next((line for line in stats.splitlines() if line.startswith(b"cmdstat_" + command + b":")), b"calls=0,")
     return int(line.split(b"calls=")[1].split(b",")[0])
 
 
@@ -462,3 +462,33 @@ async def test_what_was_read_can_be_stamped_and_opened(log: Log) -> None:
         for record in iter_records(b"".join(stamp(stored.batch, stored.base_offset, stored.leader_epoch)))
     ]
     assert [record.offset for record in records] == list(range(8))
+
+
+async def test_a_reader_at_the_end_asks_redis_nothing_and_misses_nothing(valkey: Any) -> None:
+    """Two workers: what one appends must reach the other's readers, who trust their subscription."""
+    settings = Settings(storage_url=valkey.url)
+    storages = [await Storage.open(settings) for _ in range(2)]
+    tails = [Tail(storage, settings) for storage in storages]
+    here, there = (Log(storage, tail, settings) for storage, tail in zip(storages, tails, strict=True))
+    topic = a_topic()
+    offset, quiet = 0, 0
+    for round_number in range(60):
+        read = Read(topic, 0, offset, 1 << 20)
+        before = calls((await storages[1].on_masters("INFO", "commandstats"))[0][1], b"evalsha")
+        [result] = await here.read([read], max_bytes=1 << 20, trust=True)
+        after = calls((await storages[1].on_masters("INFO", "commandstats"))[0][1], b"evalsha")
+        assert isinstance(result, ReadResult)
+        assert result.next == offset, "a trusting reader may be late only by what is announced meanwhile"
+        quiet += after == before
+        appended = asyncio.ensure_future(put(there if round_number % 2 else here, topic, a_batch(round_number % 3 + 1)))
+        while not result.batches:
+            assert await here.wait([(read, result)], 1, 2.0)
+            [result] = await here.read([read], max_bytes=1 << 20)
+            assert isinstance(result, ReadResult)
+        await appended
+        offset = result.next
+    assert quiet > 50
+    for log, tail, storage in zip((here, there), tails, storages, strict=True):
+        await log.close()
+        await tail.close()
+        await storage.close()

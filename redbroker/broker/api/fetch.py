@@ -186,24 +186,25 @@ async def read_enough(reads: Sequence[Read], request: Any, ctx: Context, *, at_o
     max_bytes = min(max(1, request.max_bytes), settings.fetch_bytes_max)  # 0 still asks for one batch
     min_bytes = min(request.min_bytes, max_bytes)
     deadline = monotonic() + min(max(0, request.max_wait_ms), settings.fetch_wait_ms_max) / 1000
-    while True:
-        # A deadline that passed before this read began makes it the "once more" one.
-        last = at_once or monotonic() >= deadline
-        outcomes = await log.read(reads, max_bytes=max_bytes)
-        if last:
-            return outcomes
+    outcomes = await log.read(reads, max_bytes=max_bytes, trust=not at_once and monotonic() < deadline)
+    while not at_once:
         results = [
             (read, outcome)
             for read, outcome in zip(reads, outcomes, strict=True)
             if not isinstance(outcome, KafkaError)
         ]
-        missing_bytes = min_bytes - sum(result.nbytes for _, result in results)
-        if missing_bytes <= 0 or len(results) < len(reads) or ctx.server.draining.is_set():
-            return outcomes
+        gathered_bytes = sum(result.nbytes for _, result in results)
         left_s = deadline - monotonic()
-        if left_s > 0:
-            # Drained meanwhile: the next round reads once more and returns.
-            await ctx.server.parked(log.wait(results, missing_bytes, left_s), False)
+        if gathered_bytes >= min_bytes or len(results) < len(reads) or left_s <= 0 or ctx.server.draining.is_set():
+            return outcomes
+        moved = await ctx.server.parked(log.wait(results, min_bytes - gathered_bytes, left_s), ())
+        # Those that nothing was appended to give what they gave; at the end of the wait, all are read once more.
+        again = moved or range(len(reads))
+        kept_bytes = gathered_bytes - sum(results[place][1].nbytes for place in again)
+        fresh = await log.read([reads[place] for place in again], max_bytes=max_bytes - kept_bytes)
+        for place, outcome in zip(again, fresh, strict=True):
+            outcomes[place] = outcome
+    return outcomes
 
 
 def told(wanted: WantedPartition, result: Outcome, request: Any, version: int) -> Any:
