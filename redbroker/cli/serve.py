@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ import anyio
 
 from redbroker.cli.logs import configure
 from redbroker.cli.shared import storage_name
+from redbroker.cli.tuning import tune
 from redbroker.config import SettingsError
 from redbroker.engine import Engine
 
@@ -46,7 +46,7 @@ async def serve(settings: Settings) -> None:
                     tasks.start_soon(server.run)
                     await server.ready.wait()
                     print(ready_line(server, engine), flush=True)
-                    gc.freeze()
+                    tune()
                     await signals.first.wait()
                     await server.drain()
             except* OSError as group:

@@ -25,6 +25,9 @@ from redbroker.errors import ErrorCode, KafkaError
 BIG_WORD_BYTES = 1024
 READ_BUFFER_BYTES = 131_072
 WRITE_CHUNK_BYTES = 1_048_576
+READER_KEPT_BYTES = (
+    1_048_576  # of an empty reader; above its own 16 KiB hiredis would grow it anew each time
+)
 SEGMENTS_PER_WRITE = 512
 
 CRLF = b"\r\n"
@@ -128,12 +131,12 @@ def encode(words: Iterable[Word], prefix: bytes = b"") -> Payload:
                 word = b"%d" % word
             elif isinstance(word, str):
                 word = word.encode()
-        length = len(word)  # type: ignore[arg-type]
+        length = len(word)
         if length < BIG_WORD_BYTES:
-            parts += (LENGTHS[length], word, CRLF)  # type: ignore[arg-type]
+            parts += (LENGTHS[length], word, CRLF)
         else:
             big = True
-            parts += (b"$%d\r\n" % length, word, CRLF)  # type: ignore[arg-type]
+            parts += (b"$%d\r\n" % length, word, CRLF)
     if not prefix:
         parts[0] = b"*%d\r\n" % (len(parts) // 3)
     return joined(parts) if big else b"".join(parts)
@@ -173,6 +176,7 @@ class Pipe(asyncio.BufferedProtocol):
         self._closed = False
         self._why: Exception | None = None
         self._reader = hiredis.Reader()
+        self._reader.setmaxbuf(READER_KEPT_BYTES)
         self._buffer = bytearray(READ_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
 
