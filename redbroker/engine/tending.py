@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 AT_ONCE = 50
 JUMP_MS = 2_000
 OVERDUE_MS = 5_000
-STALL_S = 5.0
+STALL_S = 1.0
+"""A round that comes later than this was held up, and so were the heartbeats that this process should have heard."""
 RELIST_S = 5.0
 QUIET_S = 10.0
 """How often a group is looked at when nothing is due: another worker may have changed it."""

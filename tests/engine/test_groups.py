@@ -297,6 +297,16 @@ async def test_a_redis_that_stood_still_expires_nobody() -> None:
             assert head(server)["phase"] == "Stable"
 
 
+async def test_a_worker_that_stood_still_expires_nobody(engine: Engine) -> None:
+    await engine.workers.register("h", 1)
+    member = Member(engine.groups, "g", "a", session_timeout_ms=500)
+    await member.enter()
+    await asyncio.sleep(0.2)
+    time.sleep(1.3)  # noqa: ASYNC251
+    await asyncio.sleep(0.2)
+    assert await member.beat()
+
+
 async def test_a_group_value_that_was_lost_repeats_no_generation(engine: Engine, valkey: Server) -> None:
     member = Member(engine.groups, "g", "a")
     await member.enter()
