@@ -9,6 +9,7 @@
 * `current_leader_epoch` (v9+) is checked: FENCED_LEADER_EPOCH (with the current leader told from v12 on, its
   endpoint from v16 on: KIP-951) or UNKNOWN_LEADER_EPOCH. `last_fetched_epoch` (v12+) that was cut back answers its end
   as `diverging_epoch` and no records.
+* Errors no client expects of a Fetch (Redis too slow, too few replicas) are told as NOT_LEADER_OR_FOLLOWER.
 * OFFSET_OUT_OF_RANGE tells the log's start and high watermark, so that a client need not ask for them.
 * Without transactions the last stable offset is the high watermark. The aborted list is null for read_uncommitted
   and empty for read_committed; records are empty, never null: Kafka's way in both.
@@ -225,8 +226,11 @@ def told(wanted: WantedPartition, result: Outcome, request: Any, version: int) -
 
 def refused(wanted: WantedPartition, error: KafkaError, request: Any) -> Any:
     """The answer of a partition that could not be read; offsets are unknown (-1)."""
+    code = error.code
+    if code not in EXPECTED:
+        code = ErrorCode.NOT_LEADER_OR_FOLLOWER if error.retriable else ErrorCode.UNKNOWN_SERVER_ERROR
     return Answer(
-        wanted.partition, error.code, -1,
+        wanted.partition, code, -1,
         aborted_transactions=() if request.isolation_level == READ_COMMITTED else None, records=b"",
     )  # fmt: skip
 
@@ -270,6 +274,14 @@ async def explain(readings: Sequence[Reading], answers: dict[WantedPartition, An
     return list(nodes.values())
 
 
+EXPECTED = frozenset(
+    {
+        ErrorCode.NONE, ErrorCode.OFFSET_OUT_OF_RANGE, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, ErrorCode.UNKNOWN_TOPIC_ID,
+        ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.FENCED_LEADER_EPOCH,
+        ErrorCode.UNKNOWN_LEADER_EPOCH, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, ErrorCode.UNKNOWN_SERVER_ERROR,
+    }
+)  # fmt: skip
+"""What clients expect of a Fetch. Any other code, a time-out among them, throws the Java consumer out of its loop."""
 EXPLAINED = frozenset({ErrorCode.OFFSET_OUT_OF_RANGE, ErrorCode.FENCED_LEADER_EPOCH})
 
 

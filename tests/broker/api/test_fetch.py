@@ -12,7 +12,7 @@ import pytest
 from redbroker.broker.api import produce
 from redbroker.broker.api.fetch import API
 from redbroker.engine.topics import Topic
-from redbroker.errors import ErrorCode
+from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire import schema
 from redbroker.wire.records import read_header
 from redbroker.wire.schema import NULL_UUID
@@ -49,6 +49,27 @@ def part(index: int = 0, offset: int = 0, max_bytes: int = 1 << 20, **fields: An
 
 async def fetch_one(door: Door, offset: int = 0, **fields: Any) -> Any:
     return only(await fetch(door, part(offset=offset), **fields), "responses", "partitions")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ErrorCode.REQUEST_TIMED_OUT, ErrorCode.NOT_LEADER_OR_FOLLOWER),
+        (ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.NOT_LEADER_OR_FOLLOWER),
+        (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.KAFKA_STORAGE_ERROR),
+        (ErrorCode.CLUSTER_AUTHORIZATION_FAILED, ErrorCode.UNKNOWN_SERVER_ERROR),
+    ],
+)
+async def test_only_errors_that_consumers_expect_are_told(
+    door: Door, monkeypatch: pytest.MonkeyPatch, error: ErrorCode, told: ErrorCode
+) -> None:
+    await door.topic()
+
+    async def failing(reads: Any, **_: Any) -> list[KafkaError]:
+        return [KafkaError(error) for _ in reads]
+
+    monkeypatch.setattr(door.engine.log, "read", failing)
+    assert (await fetch_one(door)).error_code == told
 
 
 @pytest.mark.parametrize("version", VERSIONS)
