@@ -81,8 +81,8 @@ class Settings(BaseSettings):
     drain_ms: int = Field(10_000, ge=0, description="Time a stopping worker gives requests in flight.")
 
     # --- workers ---------------------------------------------------------------------------------------------
-    worker_heartbeat_ms: int = Field(1_000, ge=50, description="How often a worker says it is alive.")
-    worker_timeout_ms: int = Field(3_000, ge=200, description="A worker silent this long is dead; its partitions move.")
+    worker_heartbeat_ms: int = Field(500, ge=50, description="How often a worker says it is alive.")
+    worker_timeout_ms: int = Field(1_500, ge=200, description="A worker silent this long is dead; its partitions move.")
     metadata_refresh_ms: int = Field(
         5_000, ge=100, description="Backstop for reloading topics when no change was announced."
     )
