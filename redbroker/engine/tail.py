@@ -119,9 +119,12 @@ class Tail:
                 channel.idle_since_s = self._loop.time()
 
     def announce(self, channel: bytes, next_offset: int, written: int) -> None:
-        """This worker appended: wake its own waiters without the way through Redis."""
+        """This worker appended: wake its own waiters without the way through Redis.
+
+        The answer of an append may come after the announcement of a later one: a live subscription is not contradicted.
+        """
         known = self._channels.get(channel)
-        if known is not None:
+        if known is not None and (written > known.written or not known.confirmed):
             self._announced(known, next_offset, written)
 
     def end(self, channel: bytes) -> int:

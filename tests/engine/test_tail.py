@@ -68,6 +68,18 @@ async def test_a_waiter_gives_up_at_its_time_out(valkey: Server) -> None:
         assert 0.08 < time.monotonic() - start < 0.5
 
 
+async def test_the_late_answer_of_an_append_does_not_hide_a_later_announcement(valkey: Server) -> None:
+    async with a_tail(valkey.url) as (storage, tail):
+        await settled(tail, ONE)
+        other = waiting(tail, {ONE: 0}, 20)
+        await asyncio.sleep(0)
+        await storage.call(ONE, "SPUBLISH", ONE, "2 20")
+        assert await other
+        tail.announce(ONE, 1, 10)
+        assert tail.end(ONE) == 2
+        assert await tail.wait({ONE: 10}, 1, 0.1) is True
+
+
 async def test_an_announcement_between_read_and_wait_is_not_missed(valkey: Server) -> None:
     async with a_tail(valkey.url) as (storage, tail):
         await settled(tail, ONE)
