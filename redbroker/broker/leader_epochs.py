@@ -75,6 +75,16 @@ class LeaderEpochs:
         epochs = told.epochs if told else ()
         return epochs + (UNKNOWN,) * (topic.partitions - len(epochs))
 
+    def heard(self, topic: Topic, partition: int, epoch: int) -> None:
+        """The log just told this epoch: what is remembered is not fresh if it is older.
+
+        A client that was fenced asks for metadata at once; told the old epoch for another `FRESH_S`, it would be fenced
+        again and again.
+        """
+        told = self._told.get(topic.id)
+        if told is not None and partition < len(told.epochs) and told.epochs[partition] < epoch:
+            told.read_at = float("-inf")
+
     def _read_stale(self, topics: Iterable[Topic]) -> set[asyncio.Task[None]]:
         """The reads under way for these topics, one new one among them for those that nobody reads yet."""
         now = monotonic()

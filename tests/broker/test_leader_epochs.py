@@ -132,3 +132,17 @@ async def test_a_defect_in_the_reading_is_raised_not_hidden(epochs: LeaderEpochs
         await epochs.of([a_topic()])
     log.epochs["orders", 0] = 6
     assert await epochs.of([a_topic()]) == [(6, 5)]
+
+
+async def test_an_epoch_heard_elsewhere_makes_an_older_one_stale(
+    epochs: LeaderEpochs, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leader_epochs, "FRESH_S", 60.0)
+    topic = a_topic()
+    assert await epochs.of([topic]) == [(5, 5)]
+    log.epochs["orders", 1] = 6
+    epochs.heard(topic, 0, 5)
+    assert await epochs.of([topic]) == [(5, 5)]
+    epochs.heard(topic, 1, 6)
+    assert await epochs.of([topic]) == [(5, 6)]
+    assert log.asked == [2, 2]

@@ -269,6 +269,7 @@ async def explain(readings: Sequence[Reading], answers: dict[WantedPartition, An
             answer.log_start_offset = bound.log_start
         else:
             leader = ctx.engine.workers.leader(topic.name, answer.partition_index)
+            ctx.server.leader_epochs.heard(topic, answer.partition_index, bound.leader_epoch)
             answer.current_leader = Leader(leader_id=leader.node_id, leader_epoch=bound.leader_epoch)
             nodes[leader.node_id] = Node(leader.node_id, leader.host, leader.port, leader.rack)
     return list(nodes.values())

@@ -137,9 +137,11 @@ async def look_up(asked: Sequence[Asked], ctx: Context) -> None:
         log.find_max_time([(topic, want.partition_index) for topic, want, _ in largest]),
     )
     searched = {id(one.result): found for one, found in zip([*timed, *largest], [*times, *maxima], strict=True)}
-    for (_, want, result), bound in zip(asked, bounds, strict=True):
+    for (topic, want, result), bound in zip(asked, bounds, strict=True):
         if isinstance(bound, KafkaError):
             bound = outdated(bound, ctx.engine.topics)
+        else:
+            ctx.server.leader_epochs.heard(topic, want.partition_index, bound.leader_epoch)
         found = answer(want, bound, searched.get(id(result)))
         if isinstance(found, ErrorCode):
             result.error_code = found

@@ -90,10 +90,11 @@ async def look_up(asked: Sequence[tuple[Topic, Any, Any]], ctx: Context) -> None
     if not asked:
         return
     ends = await ctx.engine.log.epoch_end([(topic, want.partition, want.leader_epoch) for topic, want, _ in asked])
-    for (_, want, result), end in zip(asked, ends, strict=True):
+    for (topic, want, result), end in zip(asked, ends, strict=True):
         if isinstance(end, KafkaError):
             result.error_code = outdated(end, ctx.engine.topics).code
             continue
+        ctx.server.leader_epochs.heard(topic, want.partition, end.leader_epoch)
         result.error_code = check_claim(want.current_leader_epoch, end.leader_epoch)
         if result.error_code == ErrorCode.NONE:
             result.leader_epoch, result.end_offset = end.epoch, end.end_offset

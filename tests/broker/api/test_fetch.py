@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redbroker.broker.api import produce
+from redbroker.broker.api import metadata, produce
 from redbroker.broker.api.fetch import API
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
@@ -250,6 +250,24 @@ async def test_an_offset_out_of_range_tells_the_logs_range(door: Door) -> None:
         assert told.error_code == ErrorCode.OFFSET_OUT_OF_RANGE
         assert (told.log_start_offset, told.high_watermark, len(told.records)) == (2, 6, 0)
     assert (await fetch_one(door, offset=6)).error_code == ErrorCode.NONE
+
+
+async def test_a_fenced_client_finds_the_new_epoch_in_metadata_at_once(door: Door) -> None:
+    topic = await door.topic()
+    await put(door, a_batch())
+    asked = metadata.API.request.struct("topics")(name="orders")
+
+    async def told() -> int:
+        answer = await door.ask(metadata.API, 9, topics=[asked])
+        return int(only(answer, "topics", "partitions").leader_epoch)
+
+    before = await told()
+    state = f"{door.broker.settings.key_prefix}:{{orders:0}}:state"
+    await door.engine.storage.call(state.encode(), "HSET", state, "rid", "0" * 40)  # as if another master had written
+    assert (await fetch_one(door, offset=1)).error_code == ErrorCode.NONE
+    fenced = await fetch(door, part(offset=1, current_leader_epoch=before), topic=topic)
+    assert only(fenced, "responses", "partitions").error_code == ErrorCode.FENCED_LEADER_EPOCH
+    assert await told() > before
 
 
 async def test_an_older_leader_epoch_is_fenced_and_told_who_leads_now(door: Door) -> None:
