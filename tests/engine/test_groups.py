@@ -84,7 +84,7 @@ async def test_members_of_two_workers_settle_in_one_generation(valkey: Server) -
 
 
 async def test_two_hundred_members_that_join_at_once_settle(valkey: Server) -> None:
-    """How fast is `make bench`'s question: on a busy machine some come too late for the first round, and all go again."""
+    """How fast is `make bench`'s question: on a busy machine some come too late for the first round."""
     delay_ms = Settings().group_initial_rebalance_delay_ms
     async with opened(valkey, group_initial_rebalance_delay_ms=delay_ms) as one, opened(valkey) as two:
         members = [Member((one, two)[n % 2].groups, "g", f"m{n}", partitions=400) for n in range(200)]
