@@ -226,13 +226,17 @@ class Storage:
 
     def again(self, lane: Lane, call: Call, delay_s: float = 0.0) -> None:
         """Hold the call's slot until `lane` has answered what was sent before, then try it again, in order."""
-        if not self._may_hop(call):
+        hopping = self._may_hop(call)
+        if not hopping and call.follows is None:
             return
         table = self._table(call)
         route = table[call.slot]
         if not isinstance(route, Hold):
             route = table[call.slot] = Hold(self, table, call.slot, self.settings.storage_pending_max)
-        route.again(lane, call, delay_s)
+        if hopping:
+            route.again(lane, call, delay_s)
+        elif call.follows is not None:
+            route.give_up(lane, call.follows)
 
     def hold_back(self, call: Call) -> bool:
         """Give an unanswered call of a lost connection to its slot's hold; False when there is none."""

@@ -34,6 +34,7 @@ class Hold:
         self._storage, self._table, self._slot, self._calls_max = storage, table, slot, calls_max
         self._returned: list[Call] = []
         self._fresh: list[Call] = []
+        self._given_up: set[bytes] = set()
         self._lanes: set[Lane] = set()
         self._outstanding = 1
         self._loop = asyncio.get_running_loop()
@@ -49,6 +50,15 @@ class Hold:
     def again(self, lane: Lane, call: Call, delay_s: float) -> None:
         """A refused call came back from `lane`; what was sent there after it may come back too."""
         self._returned.append(call)
+        self._mark(lane, delay_s)
+
+    def give_up(self, lane: Lane, log: bytes) -> None:
+        """A refused call from `lane` has failed for good: those behind it for the same log must not be stored alone."""
+        self._given_up.add(log)
+        self._mark(lane, 0.0)
+
+    def _mark(self, lane: Lane, delay_s: float) -> None:
+        """Wait until `lane` has answered all that was sent before, and for the pause its refusal asks for."""
         if lane not in self._lanes:
             self._lanes.add(lane)
             marker = lane.errand("PING")
@@ -68,7 +78,9 @@ class Hold:
         if self._outstanding == 0:
             self._storage.release(self._table, self._slot)
             for call in (*self._returned, *self._fresh):
-                if not call.done():
+                if call.follows in self._given_up:
+                    call.fail(ErrorCode.NOT_LEADER_OR_FOLLOWER, "Redis is moving or failing over; try again.")
+                elif not call.done():
                     self._storage.route(call)
 
     def close(self) -> None:

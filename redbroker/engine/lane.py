@@ -4,6 +4,8 @@ While the connection is up, `lane.submit` *is* `pipe.submit` (the hot path has n
 calls wait in the backlog, in order, until the connection is back, their slots move elsewhere, or their patience
 (`storage_retry_ms`) ends. Calls under way when a connection is lost go to the head of the backlog and are sent again:
 every write of ours is idempotent. Calls marked `once` fail instead, since nobody knows whether they were executed.
+When a script call is given up, so are those behind it for the same log: a producer that is new there may begin with
+any sequence, so its second batch, stored alone, would make the first out of order for good.
 
 One timer per lane looks after ages: a call without an answer after `storage_timeout_ms` fails, a connection that was
 silent all that time is closed, and silence of a tenth of it makes the router ask whether the node was replaced.
@@ -153,13 +155,17 @@ class Lane:
         self.submit = self._park
         log.log(logging.DEBUG if self.retired else logging.WARNING, "redis %s was lost: %s", self.address, error)
         kept: list[Call] = []
+        given_up: set[bytes] = set()
         for call in self._unanswered(pipe):
             if isinstance(call, Errand):
                 call.answer(error)
             elif call.done():
-                continue
-            elif call.once or self._age(call) >= self._timeout_s - TICK_S:
+                if not call.cancelled() and call.exception() is not None and call.follows:
+                    given_up.add(call.follows)
+            elif call.once or self._age(call) >= self._timeout_s - TICK_S or call.follows in given_up:
                 call.fail(ErrorCode.REQUEST_TIMED_OUT, f"Redis {self.address} was lost before it answered.")
+                if not call.once and call.follows:
+                    given_up.add(call.follows)
             else:
                 self._be_patient(call)
                 if not self._router.hold_back(call):
@@ -202,14 +208,29 @@ class Lane:
         now = self._loop.time()
         if self._backlog:
             self._router.refresh_soon()
-        while self._backlog and (self._backlog[0].done() or (self._backlog[0].patience or 0) <= now):
-            self._backlog.popleft().fail(
-                ErrorCode.NOT_LEADER_OR_FOLLOWER, f"Redis {self.address} is away: {self.trouble or 'connecting'}."
-            )
+        if self._backlog and (self._backlog[0].done() or (self._backlog[0].patience or 0) <= now):
+            self._give_up(now)
         if self.pipe is not None:
             self._watch(self.pipe, now)
         if self._busy():
             self.sending()
+
+    def _give_up(self, now: float) -> None:
+        """Fail the calls whose patience has ended, and those behind them for the same log."""
+        waiting, self._backlog = self._backlog, deque()
+        given_up: set[bytes] = set()
+        for call in waiting:
+            if call.done():
+                continue
+            log = call.follows
+            if (call.patience or 0) > now and log not in given_up:
+                self._backlog.append(call)
+                continue
+            call.fail(
+                ErrorCode.NOT_LEADER_OR_FOLLOWER, f"Redis {self.address} is away: {self.trouble or 'connecting'}."
+            )
+            if log is not None:
+                given_up.add(log)
 
     def _busy(self) -> bool:
         return bool(self._backlog or (self.pipe is not None and self.pipe.pending))

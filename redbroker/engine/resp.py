@@ -25,9 +25,7 @@ from redbroker.errors import ErrorCode, KafkaError
 BIG_WORD_BYTES = 1024
 READ_BUFFER_BYTES = 131_072
 WRITE_CHUNK_BYTES = 1_048_576
-READER_KEPT_BYTES = (
-    1_048_576  # of an empty reader; above its own 16 KiB hiredis would grow it anew each time
-)
+READER_KEPT_BYTES = 1_048_576  # of an empty reader; above its own 16 KiB hiredis would grow it anew each time
 SEGMENTS_PER_WRITE = 512
 
 CRLF = b"\r\n"
@@ -63,6 +61,11 @@ class Call(asyncio.Future[Any]):
         """End it with an error, unless its caller has gone."""
         if not self.done():
             self.set_exception(KafkaError(code, sentence))
+
+    @property
+    def follows(self) -> bytes | None:
+        """What orders it: scripts of one first key (a partition's log) follow each other. None: it stands alone."""
+        return self.prefix.keys[0] if self.prefix is not None else None
 
 
 class ScriptPrefix:

@@ -117,6 +117,22 @@ async def test_calls_to_a_dead_server_fail_after_the_retry_time() -> None:
             assert 0.15 < asyncio.get_running_loop().time() - start < 0.5
 
 
+async def test_a_call_given_up_takes_those_behind_it_for_the_same_log_along() -> None:
+    with Server() as server:
+        async with opened(server.url, storage_retry_ms=200) as storage:
+            server.kill()
+            await asyncio.sleep(0.05)
+            first = storage.run(ONCE, keys_of("log"), [1, b""])
+            await asyncio.sleep(0.1)
+            second = storage.run(ONCE, keys_of("log"), [2, b""])
+            other = storage.run(ONCE, keys_of("other"), [1, b""])
+            await asyncio.wait([first])
+            assert second.done() and not other.done()
+            await asyncio.wait([other])
+            errors = [call.exception() for call in (first, second, other)]
+            assert all(isinstance(e, KafkaError) and e.code is ErrorCode.NOT_LEADER_OR_FOLLOWER for e in errors)
+
+
 async def test_a_full_server_refuses_writes_and_goes_on_reading() -> None:
     with Server() as server:
         async with opened(server.url) as storage:

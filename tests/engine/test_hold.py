@@ -9,7 +9,7 @@ import hiredis
 import pytest
 
 from redbroker.engine.slots import key_slot
-from redbroker.errors import ErrorCode
+from redbroker.errors import ErrorCode, KafkaError
 from tests.support.clusters import Cluster
 from tests.support.servers import Server
 from tests.support.storages import ONCE, Load, keys_of, opened
@@ -80,6 +80,7 @@ class Unsteady:
     def __init__(self) -> None:
         self.connections = 0
         self.bad: set[int] = set()
+        self.loading = False  # refuses every script
         self.executed: list[int] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -93,6 +94,8 @@ class Unsteady:
                         writer.write(b"$32\r\ncluster_enabled:0\r\nrole:master\r\n\r\n")
                     elif words[0] != b"EVALSHA":
                         writer.write(b"" if own in self.bad else b"+OK\r\n")
+                    elif self.loading:
+                        writer.write(b"-LOADING data\r\n")
                     elif own not in self.bad:
                         self.executed.append(int(words[5]))
                         writer.write(b":%b\r\n" % words[5])
@@ -113,6 +116,27 @@ async def test_calls_of_a_connection_that_is_lost_behind_a_refused_one_keep_thei
         calls += [storage.run(ONCE, keys_of("unsteady"), [number, b""]) for number in (4, 5)]
         assert await asyncio.gather(*calls) == [1, 2, 3, 4, 5]
     assert server.executed == [1, 2, 3, 4, 5]
+    listening.close()
+
+
+async def test_a_refused_call_that_is_given_up_takes_those_behind_it_along() -> None:
+    server = Unsteady()
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    async with opened(f"redis://127.0.0.1:{port}", storage_retry_ms=100) as storage:
+        server.loading = True
+        calls = [storage.run(ONCE, keys_of("loading"), [1, b""])]
+        await asyncio.sleep(0.1)
+        calls.append(storage.run(ONCE, keys_of("loading"), [2, b""]))
+        while not calls[0].done():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        server.loading = False
+        for call in calls:
+            with pytest.raises(KafkaError) as failed:
+                await call
+            assert failed.value.code is ErrorCode.NOT_LEADER_OR_FOLLOWER
+        assert await storage.run(ONCE, keys_of("loading"), [3, b""]) == 3
+    assert server.executed == [3]
     listening.close()
 
 
