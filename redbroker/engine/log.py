@@ -234,8 +234,10 @@ class Log:
                 if not partition.knows(look.time_at):
                     await self._partitions.learn(partition, look.time_at)
                 entries = await self._partitions.range(partition, look.time_at, 1, count=1)
-                return latest_record([stored(id_, batch) for id_, (_, batch) in entries], look.log_start)
-            best = None  # the youngest record was trimmed away: look through what is left
+                youngest = [stored(id_, batch) for id_, (_, batch) in entries]
+                if all(each.base_offset >= look.log_start for each in youngest):
+                    return latest_record(youngest, look.log_start)
+            best = None  # the youngest record was trimmed away (perhaps): look through what is left
             offset = look.log_start
             while offset < look.next:
                 if not partition.knows(offset):

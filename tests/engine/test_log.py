@@ -307,6 +307,15 @@ async def test_the_largest_timestamp_names_its_record_also_after_trimming(log: L
     assert found[:2] == (297, 1099)  # type: ignore[index]
 
 
+async def test_the_largest_timestamp_is_found_when_its_batch_lies_half_before_the_start(log: Log) -> None:
+    topic = a_topic()
+    await put(log, topic, a_batch(5, time=2000, step=-10))
+    await put(log, topic, a_batch(5, time=1900, step=20))
+    assert await log.find_max_time([(topic, 0)]) == [(0, 2000, 1)]
+    await log.trim([(topic, 0, 3)])
+    assert await log.find_max_time([(topic, 0)]) == [(9, 1980, 1)]
+
+
 async def test_another_replication_id_bumps_the_leader_epoch_for_writers_and_readers(
     log: Log, storage: Storage
 ) -> None:
