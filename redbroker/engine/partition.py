@@ -37,7 +37,7 @@ class Partition:
         "looked",
         "name",
         "since",
-        "table_epoch",
+        "table_of",
         "topic",
         "typical",
         "written",
@@ -52,7 +52,7 @@ class Partition:
         self.since = 0
         self.log_start = self.end = self.written = -1  # as last heard of
         self.heard = 0  # the subscription that was confirmed when last looked (see `Tail.subscription`); 0: none
-        self.table_epoch = 0  # the leader epoch under which the table below was fetched
+        self.table_of = (0, 0)  # the leader epoch, and its first offset, under which the table below was fetched
         self.looked = float("-inf")  # monotonic time of the last look, in seconds
         self.typical = self.largest = 1 << 20  # bytes of an average and of the largest batch, as of that look
         self._starts: list[int] = []
@@ -75,16 +75,16 @@ class Partition:
         typical, largest = (self.typical, self.largest) if now - self.looked < FRESH_S else (1 << 20, 1 << 20)
         return max(1, min(budget // typical + 1, (budget + overshoot) // largest, ENTRIES_MAX))
 
-    def learn_table(self, epoch: int, rows: Sequence[bytes]) -> None:
+    def learn_table(self, epoch: int, since: int, rows: Sequence[bytes]) -> None:
         """Take over `ZRANGE epochs 0 -1 WITHSCORES`: epoch, first offset, epoch, first offset …"""
         pairs = sorted((int(float(rows[i + 1])), int(rows[i])) for i in range(0, len(rows), 2))
         self._starts = [start for start, _ in pairs]
         self._epochs = [number for _, number in pairs]
-        self.table_epoch = epoch
+        self.table_of = (epoch, since)
 
     def knows(self, offset: int) -> bool:
         """Can the epoch of this offset be told without asking Redis?"""
-        return bool(self.epoch) and (offset >= self.since or self.table_epoch == self.epoch)
+        return bool(self.epoch) and (offset >= self.since or self.table_of == (self.epoch, self.since))
 
     def epoch_of(self, offset: int) -> int:
         """The leader epoch whose entries hold this offset; ask only where `knows(offset)`."""

@@ -118,7 +118,7 @@ class Partitions:
         if not partition.knows(offset):
             epochs = partition.keys.epochs
             rows = await self._storage.call(epochs, "ZRANGE", epochs, 0, -1, "WITHSCORES")
-            partition.learn_table(look.leader_epoch, rows)
+            partition.learn_table(look.leader_epoch, look.since, rows)
 
     async def open(self, topic: Topic, number: int) -> None:
         """Make an empty log, or leave the one this topic has."""

@@ -94,7 +94,7 @@ class Reading:
         """Send one round; a reader at the end only looks."""
         caught_up = self.at_end(tail)
         self._subscription = tail.subscription(self.partition.keys.tail)
-        self._believed = self.partition.epoch
+        self._believed = (self.partition.epoch, self.partition.since)
         self._looking = self._partitions.look(self.partition)
         self._ranging: asyncio.Future[Any] | None = None
         if self._budget > 0 and self._offset >= 0 and not caught_up:
@@ -110,7 +110,7 @@ class Reading:
                 return refusal
             self._partitions.note(self.partition, look)
             self.partition.heard = self._subscription
-            if look.leader_epoch != self._believed:  # read under another master's epochs: forget it, begin again
+            if (look.leader_epoch, look.since) != self._believed:  # another master's epochs: begin again
                 self._batches, self._nbytes, self._offset = [], 0, self.read.offset
                 return None
             if entries is None:

@@ -316,6 +316,24 @@ async def test_the_largest_timestamp_is_found_when_its_batch_lies_half_before_th
     assert await log.find_max_time([(topic, 0)]) == [(9, 1980, 1)]
 
 
+async def test_a_leader_epoch_used_twice_misleads_no_reader(log: Log, storage: Storage) -> None:
+    topic, stem = a_topic(), "rb:{orders:0}:"
+    for _ in range(2):
+        await put(log, topic, a_batch())
+    keys = [stem + name for name in ("log", "state", "epochs")]
+    copies = [await storage.call(b"x", "DUMP", key) for key in keys]
+    await storage.call(b"x", "HSET", stem + "state", "rid", "0" * 40)  # as if another master had written
+    lost = await put(log, topic, a_batch())
+    assert isinstance(lost, Appended) and (await get(log, topic, 2)).nbytes
+    for key, copy in zip(keys, copies, strict=True):  # that master died with it; the next one began its epoch later
+        await storage.call(b"x", "RESTORE", key, 0, copy, "REPLACE")
+    for _ in range(3):
+        await put(log, topic, a_batch())
+    await storage.call(b"x", "HSET", stem + "state", "epoch", lost.leader_epoch, "since", 5)
+    await storage.call(b"x", "ZADD", stem + "epochs", 5, lost.leader_epoch)
+    assert [stored[1:] for stored in (await get(log, topic, 2)).batches] == [(2, 1), (3, 1), (4, 1)]
+
+
 async def test_another_replication_id_bumps_the_leader_epoch_for_writers_and_readers(
     log: Log, storage: Storage
 ) -> None:
