@@ -155,6 +155,20 @@ async def test_a_creation_sent_twice_is_made_once(topics, storage):
 
 
 @pytest.mark.anyio
+async def test_a_change_sent_twice_still_writes_so_that_wait_covers_it(topics, storage, valkey):
+    topic = await topics.create("orders", 3)
+    stored = await storage.call(KEYS.topics, "HGET", KEYS.topics, "orders")
+    named = (KEYS.topics, KEYS.versions, KEYS.changes)
+    for name, args in (
+        ("create_topic", ("orders", topic.hex, 3, b"{}", 100)),
+        ("swap_topic", ("orders", b"before", stored)),
+    ):
+        before = int(valkey.info("rdb_changes_since_last_save"))
+        await storage.run(module.script(name), named, args)
+        assert int(valkey.info("rdb_changes_since_last_save")) > before
+    assert await storage.call(KEYS.topics, "HGET", KEYS.topics, "orders") == stored
+
+
 async def test_a_storage_node_that_is_away_does_not_undo_a_creation(topics, log, caplog):
     log.away = True
     assert (await topics.create("orders")).name == "orders"

@@ -1,6 +1,7 @@
 -- create_topic: add a topic that nobody has added yet.
 --
--- Sent again after a lost connection it finds its own id and answers as before. Names that differ only in '.' and '_'
+-- Sent again after a lost connection it finds its own id and answers as before; it still writes, or the WAIT behind it
+-- would count replicas that never saw the topic. Names that differ only in '.' and '_'
 -- are refused, as by Kafka: they would collide in metric names.
 --
 -- KEYS   topics versions changes
@@ -13,6 +14,7 @@ local known = redis.call('HGET', topics, name)
 if known then
   local topic = cjson.decode(known)
   if topic.id ~= id then return refuse('TOPIC_ALREADY_EXISTS', 'topic ' .. name .. ' already exists') end
+  redis.call('HSET', topics, name, known)
   return {redis.call('HGET', versions, 'topics'), string.format('%.0f', topic.created_ms)}
 end
 if redis.call('HLEN', topics) >= topics_max then
