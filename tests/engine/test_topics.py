@@ -169,6 +169,7 @@ async def test_a_change_sent_twice_still_writes_so_that_wait_covers_it(topics, s
     assert await storage.call(KEYS.topics, "HGET", KEYS.topics, "orders") == stored
 
 
+@pytest.mark.anyio
 async def test_a_storage_node_that_is_away_does_not_undo_a_creation(topics, log, caplog):
     log.away = True
     assert (await topics.create("orders")).name == "orders"
