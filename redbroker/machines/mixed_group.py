@@ -262,14 +262,14 @@ def heartbeat(group: Group, event: Heartbeat, now_ms: int, settings: Settings, o
 
 
 def leave(group: Group, event: LeaveGroup, now_ms: int, settings: Settings, outside: Outside) -> Step:
-    """LeaveGroup: members of the classic protocol go, static ones may be named by their instance id alone."""
+    """LeaveGroup: members of either protocol go (administrators do that); an instance id alone names a static one."""
     gone: list[str] = []
     errors: list[ErrorCode] = []
     for leaver in event.leavers:
         static = group.static(leaver.instance_id)
         try:
             member_id = leaver.member_id or (static.id if static else "")
-            gone.append(speaking_classic(group, member_id, leaver.instance_id)[0].id)
+            gone.append(named(group, member_id, leaver.instance_id).id)
             errors.append(ErrorCode.NONE)
         except KafkaError as refusal:
             errors.append(refusal.code)

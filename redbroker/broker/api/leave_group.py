@@ -3,7 +3,7 @@
 * A member's parked JoinGroup or SyncGroup ends with UNKNOWN_MEMBER_ID, also one on the same connection.
 * v0-2 name one member, and its error is the answer's. v3 names many, by member id or by group.instance.id with an empty
   member id (an operator removes a static member, KIP-345); each has its own error: UNKNOWN_MEMBER_ID,
-  FENCED_INSTANCE_ID.
+  FENCED_INSTANCE_ID. Members of the consumer protocol can be removed like this, too.
 * v1 adds throttle_time_ms, v4 is flexible, v5 adds a reason (KIP-800).
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from redbroker.broker.api.consumer_group_heartbeat import API as HEARTBEAT
 from redbroker.broker.api.leave_group import API
 from redbroker.errors import ErrorCode
 from tests.support.door import Door
@@ -51,6 +52,24 @@ async def test_a_static_member_is_not_removed_under_a_wrong_member_id(door: Door
 async def test_a_group_without_a_name_is_refused(door: Door, version: int) -> None:
     answer = await door.ask(API, version, group_id="", member_id="who", members=[Leaver("who")])
     assert answer.error_code == ErrorCode.INVALID_GROUP_ID
+
+
+async def test_an_operator_removes_members_of_the_consumer_protocol(door: Door) -> None:
+    # Java's removeMembersFromConsumerGroup: named static members by their instance id, all others by their member id.
+    await door.topic("orders", 2)
+    for member, instance in (("a", "pod-1"), ("b", None)):
+        answer = await door.ask(
+            HEARTBEAT, 1, group_id="group", member_id=member, instance_id=instance, member_epoch=0,
+            rebalance_timeout_ms=60_000, subscribed_topic_names=["orders"], topic_partitions=[],
+        )  # fmt: skip
+        assert answer.error_code == ErrorCode.NONE
+    away = await door.ask(HEARTBEAT, 1, group_id="group", member_id="a", instance_id="pod-1", member_epoch=-2)
+    assert away.error_code == ErrorCode.NONE
+    answer = await door.ask(API, 5, group_id="group", members=[Leaver("", "pod-1"), Leaver("b"), Leaver("", "pod-2")])
+    assert [each.error_code for each in answer.members] == [0, 0, ErrorCode.UNKNOWN_MEMBER_ID]
+    group = await door.engine.groups.get("group")
+    assert group is not None
+    assert (group.phase, dict(group.members)) == ("Empty", {})
 
 
 async def test_nobody_leaves_a_group_nobody_knows(door: Door) -> None:
