@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redbroker.broker.dispatch import Refused, Request, answer, read_request
 from redbroker.broker.frames import FRAME_OVERHEAD_BYTES, Frame, FrameReader
+from redbroker.broker.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from redbroker.broker.server import Server
@@ -50,8 +51,8 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_delivered", "_delivered_s", "_flush_due", "_frame_began_s", "_loop", "_lost", "_reader", "_reading",
-        "_received_s", "_released_bytes", "_server", "_slots", "_transport", "_waiting", "_write_paused", "_written",
-        "closing", "host",
+        "_received_s", "_released_bytes", "_server", "_slots", "_transport", "_turnstile", "_waiting", "_write_paused",
+        "_written", "closing", "host",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -59,6 +60,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._reader = FrameReader(server.scratch, server.settings.frame_bytes_max)
         self._slots: deque[Slot] = deque()
+        self._turnstile = Turnstile()
         self._waiting: deque[Frame | Refused] = deque()
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._reading = True
@@ -221,7 +223,7 @@ class Connection(asyncio.BufferedProtocol):
             if request.api.in_turn and (self._slots[0] is not slot or self._write_paused):
                 slot.turn = self._loop.create_future()
                 await slot.turn
-            slot.segments = await answer(request, self._server.broker, self.host)
+            slot.segments = await answer(request, self._server.broker, self.host, self._turnstile)
         except Refused as refused:
             slot.closes = True
             self._log_refused(refused)

@@ -14,6 +14,7 @@ import anyio
 
 from redbroker.broker.group_topics import GroupTopics
 from redbroker.broker.leader_epochs import LeaderEpochs
+from redbroker.broker.turnstile import Turnstile
 from redbroker.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -76,21 +77,31 @@ class Broker:
 class Context:
     """One request's surroundings. `version` is the request's API version; `client_id` is as the client sent it.
 
+    `turnstile` keeps appends of one connection in order.
+
     A handler whose errors are values inside its response may set `error_code` to the first of them: it is only counted.
     """
 
     __slots__ = (
-        "client_host", "client_id", "correlation_id", "engine", "error_code", "server", "settings", "version",
+        "client_host", "client_id", "correlation_id", "engine", "error_code", "server", "settings", "turnstile",
+        "version",
     )  # fmt: skip
 
     def __init__(
-        self, server: Broker, version: int, correlation_id: int, client_id: str | None, client_host: str
+        self,
+        server: Broker,
+        version: int,
+        correlation_id: int,
+        client_id: str | None,
+        client_host: str,
+        turnstile: Turnstile,
     ) -> None:
         self.engine = server.engine
         self.settings = server.settings
         self.server = server
         self.client_id = client_id
         self.client_host = client_host
+        self.turnstile = turnstile
         self.version = version
         self.correlation_id = correlation_id
         self.error_code = 0

@@ -16,6 +16,7 @@ from typing import Any
 
 from redbroker.broker.api import APIS, Api, Codec
 from redbroker.broker.context import Broker, Context
+from redbroker.broker.turnstile import Turnstile
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.frame import RESPONSE_FRAME_HEAD, RESPONSE_HEAD, Buffer, peek, read_request_header
 from redbroker.wire.primitives import MalformedMessage
@@ -89,11 +90,15 @@ def unsupported(api: Api, version: int, correlation_id: int) -> Request:
     return request
 
 
-async def answer(request: Request, broker: Broker, client_host: str) -> list[Any] | None:
-    """The segments of the response frame, or None where none is wanted (acks=0)."""
+async def answer(
+    request: Request, broker: Broker, client_host: str, turnstile: Turnstile | None = None
+) -> list[Any] | None:
+    """The segments of the response frame, or None where none is wanted (acks=0); `turnstile` is the connection's."""
     started_s = perf_counter()
     api = request.api
-    ctx = Context(broker, request.version, request.correlation_id, request.client_id, client_host)
+    ctx = Context(
+        broker, request.version, request.correlation_id, request.client_id, client_host, turnstile or Turnstile()
+    )
     try:
         if request.error is not None:
             raise request.error

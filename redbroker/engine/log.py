@@ -106,7 +106,13 @@ class Log:
         NOT_ENOUGH_REPLICAS_AFTER_APPEND (written, too few copies yet), REQUEST_TIMED_OUT (unknown whether written),
         NOT_LEADER_OR_FOLLOWER (not written), KAFKA_STORAGE_ERROR (Redis is full).
         """
-        answers = [
+        return [await answer for answer in self.submit(entries, acks=acks, timeout_ms=timeout_ms)]
+
+    def submit(
+        self, entries: Sequence[Append], *, acks: int, timeout_ms: int
+    ) -> list[asyncio.Future[Appended | KafkaError]]:
+        """The same without waiting: what is submitted first is stored first."""
+        return [
             self._appends.submit(
                 self._partitions.get(entry.topic, entry.partition),
                 entry.batch,
@@ -116,7 +122,6 @@ class Log:
             )
             for entry in entries
         ]
-        return [await answer for answer in answers]
 
     # --- read ------------------------------------------------------------------------------------------------
 

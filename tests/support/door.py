@@ -12,6 +12,7 @@ from typing import Any
 from redbroker.broker.api import Api
 from redbroker.broker.dispatch import answer, read_request
 from redbroker.broker.server import Server
+from redbroker.broker.turnstile import Turnstile
 from redbroker.config import Settings
 from redbroker.engine import Engine
 from redbroker.engine.topics import Topic
@@ -20,11 +21,15 @@ from redbroker.wire.records import Record, build_batch, iter_records, read_heade
 
 
 class Door:
-    """The Kafka door of one worker over an open engine; the worker must be registered for leaders to exist."""
+    """The Kafka door of one worker over an open engine, as one connection sees it.
+
+    The worker must be registered for leaders to exist.
+    """
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
         self.broker = Server(engine, settings).broker
+        self.turnstile = Turnstile()
         self._correlation_ids = itertools.count(1)
 
     async def ask(self, api: Api, version: int, **fields: Any) -> Any:
@@ -37,7 +42,7 @@ class Door:
             len(client_id).to_bytes(2, "big"), client_id, b"\0" if flexible else b"",
         ]  # fmt: skip
         schema.encoder(api.request, version, flexible)(api.Request(**fields), parts.append)
-        segments = await answer(read_request(b"".join(parts)), self.broker, "127.0.0.1")
+        segments = await answer(read_request(b"".join(parts)), self.broker, "127.0.0.1", self.turnstile)
         if segments is None:
             return None
         frame = b"".join(segments)

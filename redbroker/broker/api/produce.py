@@ -100,27 +100,38 @@ class InvalidRecords(KafkaError):
 async def produce(request: Any, ctx: Context) -> Any:
     """Checks every batch, appends the good ones in one call, answers in the order asked.
 
-    Nothing is awaited before the append of known topics: requests of one connection run side by side, and their
-    batches must reach the log in the order they came.
+    Requests of one connection run side by side, and their batches must reach the log in the order they came: nothing is
+    awaited before the append of known topics, and whoever must wait makes those behind it wait too.
     """
     now_ms = int(time() * 1000)
     topics = ctx.engine.topics
     find, by = (topics.by_id, "topic_id") if ctx.version >= IDS_FROM else (topics.get, "name")
     responses, entries, pending = [], [], []
-    for data in request.topic_data:
-        topic = find(getattr(data, by)) or await unheard(data, topics)
-        results = []
-        for part in data.partition_data:
-            result = PartitionResult(part.index)
-            results.append(result)
-            try:
-                entries.append(admit(topic, part, request, ctx.version, now_ms))
-                pending.append(result)
-            except KafkaError as refusal:
-                ctx.error_code = fail(result, refusal)
-        responses.append(TopicResult(data.name, data.topic_id, results))
+    ticket = ctx.turnstile.ticket() if ctx.turnstile.busy else None
+    try:
+        for data in request.topic_data:
+            topic = find(getattr(data, by))
+            if topic is None:
+                ticket = ticket or ctx.turnstile.ticket()
+                topic = await unheard(data, topics)
+            results = []
+            for part in data.partition_data:
+                result = PartitionResult(part.index)
+                results.append(result)
+                try:
+                    entries.append(admit(topic, part, request, ctx.version, now_ms))
+                    pending.append(result)
+                except KafkaError as refusal:
+                    ctx.error_code = fail(result, refusal)
+            responses.append(TopicResult(data.name, data.topic_id, results))
+        if ticket is not None:
+            await ticket
+        appending = ctx.engine.log.submit(entries, acks=request.acks, timeout_ms=max(0, request.timeout_ms))
+    finally:
+        if ticket is not None:
+            ctx.turnstile.give_back(ticket)
     if entries:
-        outcomes = await ctx.engine.log.append(entries, acks=request.acks, timeout_ms=max(0, request.timeout_ms))
+        outcomes = [await each for each in appending]
         for entry, result, outcome in zip(entries, pending, outcomes, strict=True):
             if isinstance(outcome, KafkaError):
                 ctx.error_code = fail(result, outdated(outcome, topics, ctx.version >= IDS_FROM))

@@ -157,6 +157,38 @@ async def test_a_worker_that_has_not_heard_of_a_topic_made_again_sends_no_client
     assert await stored(doors[0], again) == [a_batch(b"new")]
 
 
+async def test_requests_of_one_connection_keep_their_order_when_one_names_an_unheard_of_topic(
+    doors: list[Door], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await doors[0].topic("orders")
+    await doors[1].engine.topics.reload()
+    topics, heard, found = doors[1].engine.topics, anyio.Event(), {}
+
+    async def slow(name: str) -> Topic | None:
+        await heard.wait()
+        return None
+
+    monkeypatch.setattr(topics, "find", slow)
+
+    async def put_next(number: int) -> None:
+        batch = a_batch(producer_id=9, producer_epoch=0, base_sequence=number)
+        named = [
+            Data(name, partition_data=[Part(0, batch)]) for name in (("new", "orders") if number == 1 else ("orders",))
+        ]
+        answer = await doors[1].ask(API, 9, acks=1, timeout_ms=1000, topic_data=named)
+        found[number] = answer.responses[-1].partition_responses[0].base_offset
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            for number in range(4):
+                tasks.start_soon(put_next, number)
+            await anyio.sleep(0.05)
+            assert list(found) == [0]
+            heard.set()
+    assert found == {number: number for number in range(4)}
+    assert not doors[1].turnstile.busy
+
+
 async def test_a_batch_above_max_message_bytes_is_too_large(door: Door) -> None:
     await door.topic(max_message_bytes="1000")
     assert (await put_one(door, a_batch(bytes(1000)))).error_code == ErrorCode.MESSAGE_TOO_LARGE
