@@ -25,9 +25,14 @@ class GroupTopics:
         """True while the group has not been shown the topics as this worker knows them."""
         return self._seen.get(group) != self._topics.version
 
-    def shown(self, group: str) -> None:
-        """The group has been shown the topics as they are."""
+    @property
+    def version(self) -> int:
+        """The topics as they are now; to be told `shown` once a group has seen them."""
+        return self._topics.version
+
+    def shown(self, group: str, version: int) -> None:
+        """The group has been shown the topics as they were at this version, at least."""
         self._seen.pop(group, None)
-        self._seen[group] = self._topics.version
+        self._seen[group] = version
         if len(self._seen) > GROUPS_MAX:
             del self._seen[next(iter(self._seen))]

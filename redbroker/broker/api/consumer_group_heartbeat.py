@@ -102,8 +102,9 @@ async def alive(request: Any, ctx: Context) -> bool:
     group = request.group_id
     if ctx.server.group_topics.behind(group):
         await ctx.engine.topics.reload()
+        version = ctx.server.group_topics.version  # what changes while the group looks, it may not have seen
         await ctx.engine.groups.ask(group, Refresh(ctx.engine.topics.all()))
-        ctx.server.group_topics.shown(group)
+        ctx.server.group_topics.shown(group, version)
     plain = request.rebalance_timeout_ms == -1 and all(
         told is None
         for told in (
