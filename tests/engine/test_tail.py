@@ -101,6 +101,36 @@ async def test_the_same_workers_append_wakes_without_redis(valkey: Server) -> No
         assert wait.done() is False and await wait is True
 
 
+async def test_a_groups_announcement_of_phase_and_version_wakes_who_is_parked(valkey: Server) -> None:
+    async with a_tail(valkey.url) as (storage, tail):
+        wake = b"rb:{g:orders}:wake"
+        await settled(tail, wake)
+        before = 1_763_800_000_000_000  # versions are the server's microseconds
+        parked = [waiting(tail, {wake: before}, 1) for _ in range(3)]
+        later = waiting(tail, {wake: before + 5}, 1)
+        await asyncio.sleep(0)
+        await storage.call(wake, "SPUBLISH", wake, f"CompletingRebalance {before + 5}")
+        assert await asyncio.gather(*parked) == [True, True, True]
+        assert tail.end(wake) == -1
+        assert not later.done()
+        assert await tail.wait({wake: before}, 1, 0.1) is True  # it came between the step and the wait
+        await storage.call(wake, "SPUBLISH", wake, f"Dead {before + 6}")
+        assert await later is True
+
+
+@pytest.mark.parametrize("message", [b"", b"topics", b"Stable", b"Stable x", b"7", b"1 2 3", b"\xff\xfe 9a"])
+async def test_other_messages_wake_nobody_and_break_nothing(valkey: Server, message: bytes) -> None:
+    async with a_tail(valkey.url) as (storage, tail):
+        await settled(tail, ONE)
+        wait = waiting(tail, {ONE: 5}, 1)
+        await asyncio.sleep(0)
+        assert await storage.call(ONE, "SPUBLISH", ONE, message) == 1
+        await asyncio.sleep(0.02)
+        assert not wait.done()
+        await announce(storage, ONE, 6)
+        assert await wait is True
+
+
 async def test_a_counter_that_went_back_wakes_because_the_log_is_another(valkey: Server) -> None:
     async with a_tail(valkey.url) as (storage, tail):
         await settled(tail, ONE)
