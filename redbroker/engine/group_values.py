@@ -44,16 +44,21 @@ def summary(group: Group | None) -> bytes:
 
 
 class Derived:
-    """What is stored beside a group's value: its members' sessions and who reads what."""
+    """What is stored beside a group's value: its members' sessions and who reads what.
 
-    __slots__ = ("owners", "sessions", "statics")
+    `exact`: `owners` is what Redis has. A classic group that rebalances keeps those of its last stable state there,
+    which its value does not tell: members of them may have left.
+    """
+
+    __slots__ = ("exact", "owners", "sessions", "statics")
 
     def __init__(self, group: Group | None, before: Derived | None = None) -> None:
         self.owners: Mapping[str, str] = {}
+        self.exact = not isinstance(group, ClassicGroup) or group.phase in (STABLE, EMPTY)
         self.sessions: Mapping[str, Session] = NOBODY if group is None else group.sessions()
         self.statics = {each.instance_id: name for name, each in self.sessions.items() if each.instance_id is not None}
-        if before is not None and isinstance(group, ClassicGroup) and group.phase not in (STABLE, EMPTY):
-            self.owners = before.owners  # written with each stable state
+        if before is not None and not self.exact:
+            self.owners, self.exact = before.owners, before.exact  # written with each stable state
         elif group is not None:
             self.owners = owners_of(group)
 
@@ -62,6 +67,7 @@ def changes(
     group: Group, before: Derived, after: Derived, touched: Collection[str], expired: Collection[str]
 ) -> dict[str, Any]:
     """The `changes` of swap_group.lua."""
+    anew = after.exact and not before.exact
     renewed = {name for name, each in after.sessions.items() if before.sessions.get(name) != each} | set(touched)
     return {
         "head": {
@@ -80,8 +86,9 @@ def changes(
         "watch": {name: after.sessions[name].timeout_ms for name in renewed if after.sessions[name].watched},
         "unwatch": [name for name in renewed if not after.sessions[name].watched],
         "expired": list(expired),
-        "owners": {key: owner for key, owner in after.owners.items() if before.owners.get(key) != owner},
-        "owners_gone": [key for key in before.owners if key not in after.owners],
+        "owners_anew": anew,
+        "owners": {key: owner for key, owner in after.owners.items() if anew or before.owners.get(key) != owner},
+        "owners_gone": [] if anew else [key for key in before.owners if key not in after.owners],
     }
 
 

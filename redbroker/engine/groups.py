@@ -43,6 +43,12 @@ BATCH_MAX = 200
 KEPT_MAX = 10_000
 """Groups this process remembers; the rest are read again when they are needed."""
 SWAP_ATTEMPTS = 30
+STALE_MS = 300
+"""A turn that Redis gets later than this after it was stepped is stepped again: one of the two stood still."""
+STALE_ATTEMPTS = 3
+"""Then the turn is so large that it takes this long."""
+LOOK_S = 5.0
+"""How long who is parked trusts its subscription: announcements are sent once, and nobody asks whether they came."""
 PAUSE_S = 0.002
 SPREAD_S = 0.01
 
@@ -68,7 +74,8 @@ class Groups:
     """The groups of one key space: `engine.groups`.
 
     `troubled` is called with a group's name when Redis did not answer for it: its members may have been unable to beat.
-    `changed` is called when this process has changed one. `outside` is what groups of mixed protocols need to know.
+    `changed` is called when this process has changed one, `glance` before one is stepped, to see whether this process
+    has just stood still. `outside` is what groups of mixed protocols need to know.
     """
 
     def __init__(self, storage: Storage, tail: Tail, settings: Settings, durability: Durability) -> None:
@@ -81,6 +88,7 @@ class Groups:
         self._turns: set[asyncio.Task[None]] = set()
         self.troubled: Callable[[str], None] = lambda name: None
         self.changed: Callable[[str], None] = lambda name: None
+        self.glance: Callable[[], None] = lambda: None
         self.outside = NOTHING
 
     # --- changing ------------------------------------------------------------------------------------------------
@@ -113,11 +121,11 @@ class Groups:
     async def wait(self, name: str, version: int, until_ms: int) -> None:
         """Return when a change after `version` woke who is parked, or when the server's clock is at `until_ms`.
 
-        It may return too early: who waits asks again.
+        It may return too early, and does after `LOOK_S`: who waits asks again.
         """
         kept = self._keep(name)
         left_s = max(0.0, (until_ms - kept.now_ms()) / 1000) + random.uniform(0, SPREAD_S)
-        await self._tail.wait({kept.keys.wake: version}, 1, left_s)
+        await self._tail.wait({kept.keys.wake: version}, 1, min(left_s, LOOK_S))
 
     async def beat(self, name: str, member_id: str, epoch: int, instance_id: str | None = None) -> bool:
         """A member is alive: its session begins anew. One small script; `epoch` is the generation or the member epoch.
@@ -207,6 +215,12 @@ class Groups:
             if kept.group is not None and name not in found:
                 await self.note(name, kept.group)
 
+    def stood_still(self, for_ms: int) -> None:
+        """Nobody was heard for a while: those a group waits for get that time again."""
+        for kept in self._kept.values():
+            if waits(kept.group):
+                kept.was_deaf(for_ms)
+
     def serves(self, name: str) -> bool:
         """Whether this process has had to do with a group lately."""
         return name in self._kept
@@ -255,6 +269,7 @@ class Groups:
             if fresh:
                 await self.load(kept)
             known = kept.version
+            self.glance()
             turn = take_turn(kept, batch, self.settings, self.outside)
             if turn.idle:
                 if not fresh:
@@ -262,7 +277,7 @@ class Groups:
                 if kept.version == known:
                     turn.answer(kept)
                     return
-            elif await self._swap(kept, turn, batch):
+            elif await self._swap(kept, turn, batch, mind_time=attempt < STALE_ATTEMPTS):
                 turn.answer(kept)
                 return
             else:
@@ -273,8 +288,9 @@ class Groups:
                 await asyncio.sleep(random.uniform(0, PAUSE_S * min(attempt, 10)))
         raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE, f"Group {kept.name!r} is changed by too many at once.")
 
-    async def _swap(self, kept: Kept, turn: Turn, batch: Batch) -> bool:
-        """Write a turn's group if Redis still has the one it was made from."""
+    async def _swap(self, kept: Kept, turn: Turn, batch: Batch, *, mind_time: bool) -> bool:
+        """Write a turn's group if Redis still has the one it was made from, and, to mind time, still at its time."""
+        mind_time = mind_time and waits(kept.group)
         if kept.group is None:
             await self.note(kept.name, turn.group)  # listed first: nobody may be left with a group nobody looks after
         keys, token = kept.keys, secrets.token_hex(6)
@@ -286,6 +302,7 @@ class Groups:
                 token,
                 pack(turn.group),
                 int(turn.wake),
+                turn.now_ms + STALE_MS if mind_time else 0,
                 orjson.dumps(turn.changes()),
             ),
         )
@@ -298,17 +315,22 @@ class Groups:
             self._note_soon(kept)
         elif swapped == 0:
             kept.have(bytes(version), unpack(value))
+        elif swapped == -2:
+            kept.was_deaf(now_ms - turn.now_ms)
         else:
             batch[:] = turn.without_expiry(batch)
         return bool(swapped == 1)
 
     async def load(self, kept: Kept) -> bool:
         """Read a group unless it is known already; True when there is no group, but offsets."""
-        keys = kept.keys
+        keys, began_s = kept.keys, self._loop.time()
         version, now_ms, offsets_only, value = await self.storage.run(
             script("load_group"), (keys.state, keys.head, keys.offsets), (kept.version or b"",)
         )
         kept.saw(now_ms)
+        took_ms = (self._loop.time() - began_s) * 1000
+        if took_ms > STALE_MS:
+            kept.was_deaf(took_ms)
         if version != kept.version:
             kept.have(bytes(version), unpack(value))
         return bool(offsets_only)
@@ -351,6 +373,7 @@ class Groups:
 
     async def answered(self, name: str, call: Awaitable[T]) -> T:
         """A storage call in a group's words: where Redis is away, the coordinator is."""
+        began_s = self._loop.time()
         try:
             return await call
         except KafkaError as error:
@@ -358,6 +381,7 @@ class Groups:
                 raise
             if kept := self._kept.get(name):
                 kept.forget()
+                kept.was_deaf((self._loop.time() - began_s) * 1000)
             self.troubled(name)
             raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE, error.message) from error
 
@@ -367,6 +391,11 @@ class Groups:
             turn.cancel()
         if self._turns:
             await asyncio.wait(self._turns)
+
+
+def waits(group: Group | None) -> bool:
+    """Whether something in a group has a deadline."""
+    return group is not None and group.next_deadline_ms is not None
 
 
 def check_name(name: str) -> None:

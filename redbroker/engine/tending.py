@@ -6,6 +6,7 @@ has passed, offsets are to be forgotten. Nobody's doing it wrong can break a gro
 
 Silence is the member's fault only if it could have been heard. So when a worker takes a group over, when Redis did not
 answer, when this process stood still or the server's clock jumped, every member first gets a whole session again.
+Deadlines (to join, to sync, to give up partitions) wait as long as nobody could be heard: `Groups.stood_still`.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ log = logging.getLogger(__name__)
 AT_ONCE = 50
 JUMP_MS = 2_000
 OVERDUE_MS = 5_000
+PULSE_S = 0.25
 STALL_S = 1.0
-"""A round that comes later than this was held up, and so were the heartbeats that this process should have heard."""
+"""A pulse later than this after the last one was held up, and so were the heartbeats this process should have heard."""
 RELIST_S = 5.0
 QUIET_S = 10.0
 """How often a group is looked at when nothing is due: another worker may have changed it."""
@@ -88,9 +90,9 @@ class Tender:
         self._groups, self._offsets, self._workers, self._settings = groups, offsets, workers, settings
         self._loop = asyncio.get_running_loop()
         self._watches: dict[str, Watch] = {}
-        self._round_s = self._loop.time()
+        self._pulse_s = self._loop.time()
         self._relist_s = 0.0
-        groups.troubled, groups.changed = self.lost_sight, self.look_soon
+        groups.troubled, groups.changed, groups.glance = self.lost_sight, self.look_soon, self.glance
 
     def lost_sight(self, name: str) -> None:
         """Redis did not answer for a group: its members may have tried to beat in vain."""
@@ -102,22 +104,38 @@ class Tender:
         if watch := self._watches.get(name):
             watch.next_s = min(watch.next_s, self._loop.time() + self._settings.group_tend_ms / 1000)
 
+    def glance(self) -> None:
+        """See whether this process has just stood still; before anything happens because somebody was silent."""
+        now_s = self._loop.time()
+        still_s, self._pulse_s = now_s - self._pulse_s, now_s
+        if still_s > STALL_S:
+            self._groups.stood_still(int(still_s * 1000))
+            for watch in self._watches.values():
+                watch.attended, watch.next_s = False, 0.0
+
     async def run(self) -> None:
         """Tend every `group_tend_ms`; never returns."""
+        pulse = self._loop.create_task(self._pulse())
+        try:
+            while True:
+                await asyncio.sleep(self._settings.group_tend_ms / 1000)
+                try:
+                    await self.round()
+                except KafkaError as away:
+                    log.debug("Groups could not be tended: %s", away)
+        finally:
+            pulse.cancel()
+
+    async def _pulse(self) -> None:
+        self._pulse_s = self._loop.time()
         while True:
-            await asyncio.sleep(self._settings.group_tend_ms / 1000)
-            try:
-                await self.round()
-            except KafkaError as away:
-                log.debug("Groups could not be tended: %s", away)
+            await asyncio.sleep(PULSE_S)
+            self.glance()
 
     async def round(self) -> None:
         """Look after every group for which something may be due."""
+        self.glance()
         now_s = self._loop.time()
-        if now_s - self._round_s > STALL_S + self._settings.group_tend_ms / 1000:
-            for watch in self._watches.values():
-                watch.attended, watch.next_s = False, 0.0
-        self._round_s = now_s
         if now_s >= self._relist_s:
             await self._groups.relist()
             self._relist_s = now_s + RELIST_S * random.uniform(0.8, 1.2)
@@ -125,7 +143,6 @@ class Tender:
         names = [name for name in self._groups.noted if self._is_due(name, now_s)]
         for start in range(0, len(names), AT_ONCE):
             await asyncio.gather(*(self._tend_safely(name) for name in names[start : start + AT_ONCE]))
-        self._round_s = self._loop.time()
 
     # --- one group -----------------------------------------------------------------------------------------------
 
@@ -177,17 +194,20 @@ class Tender:
         """What is due; nothing at all when members may have been silent through no fault of theirs."""
         keys = GroupKeys(self._settings.key_prefix, name)
         names = (keys.head, keys.sessions, keys.beats, keys.offsets)
-        renew = not watch.attended
         while True:
+            self.glance()
+            renew, asked_s = not watch.attended, self._loop.time()
             call = self._groups.storage.run(script("tend_group"), names, (int(renew), OVERDUE_MS))
             seen = Seen.of(await self._groups.answered(name, call))
             clock_ms = seen.now_ms - self._loop.time() * 1000
             jumped = watch.clock_ms is not None and abs(clock_ms - watch.clock_ms) > JUMP_MS
             watch.clock_ms = clock_ms
-            if not jumped or renew:
+            slow = self._loop.time() - asked_s > STALL_S
+            self.glance()
+            if renew or (watch.attended and not jumped and not slow):
                 watch.attended = True
                 return seen
-            renew = True
+            watch.attended = False
 
     def _next_s(self, seen: Seen, watch: Watch) -> float:
         """When to look again."""

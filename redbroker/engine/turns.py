@@ -47,9 +47,12 @@ class Asked:
 
 
 class Kept:
-    """One group as this process knows it; `version` None: not at all, b"0": there is none."""
+    """One group as this process knows it; `version` None: not at all, b"0": there is none.
 
-    __slots__ = ("_clock_ms", "_loop", "busy", "derived", "group", "keys", "name", "queue", "version")
+    `deaf_ms`: how long nobody could be heard lately, because this process or Redis stood still. Deadlines wait for it.
+    """
+
+    __slots__ = ("_clock_ms", "_loop", "busy", "deaf_ms", "derived", "group", "keys", "name", "queue", "version")
 
     def __init__(self, name: str, keys: GroupKeys, loop: asyncio.AbstractEventLoop) -> None:
         self.name, self.keys, self._loop = name, keys, loop
@@ -58,6 +61,7 @@ class Kept:
         self.derived = NO_DERIVED
         self.queue: deque[Asked] = deque()
         self.busy = False
+        self.deaf_ms = 0
         self._clock_ms = 0.0
 
     def saw(self, server_ms: int) -> None:
@@ -67,6 +71,10 @@ class Kept:
     def now_ms(self) -> int:
         """The server's time by this process's steady clock."""
         return int(self._clock_ms + self._loop.time() * 1000)
+
+    def was_deaf(self, for_ms: float) -> None:
+        """Nobody could be heard for so long."""
+        self.deaf_ms = max(self.deaf_ms, int(for_ms))
 
     def have(self, version: bytes, group: Group | None, derived: Derived | None = None) -> None:
         """This is what Redis has."""
@@ -83,6 +91,9 @@ class Turn:
 
     def __init__(self, kept: Kept, batch: Sequence[Asked]) -> None:
         self._before, self.group, self._batch = kept.derived, kept.group, batch
+        self.now_ms, self._deaf_ms = kept.now_ms(), kept.deaf_ms
+        if self._deaf_ms and self.group is not None:
+            self.group = self.group.not_before(self.now_ms + self._deaf_ms)
         self._answers: list[Any] = []
         self._was = kept.group
         self.after = kept.derived
@@ -94,7 +105,7 @@ class Turn:
         """Nothing is to be written."""
         return self.group is self._was and not self.touched
 
-    def take(self, now_ms: int, settings: Settings, outside: mixed_group.Outside) -> None:
+    def take(self, settings: Settings, outside: mixed_group.Outside) -> None:
         """Step all events; what was parked and then woken by a later one is stepped once more."""
         places = list(range(len(self._batch)))
         self._answers = [None] * len(self._batch)
@@ -103,7 +114,7 @@ class Turn:
             for place in places:
                 answer = self._answers[place]
                 event = answer.event if isinstance(answer, Park) else self._batch[place].event
-                if self._step(place, event, now_ms, settings, outside):
+                if self._step(place, event, self.now_ms, settings, outside):
                     last_wake = place
             self.wake = self.wake or last_wake >= 0
             places = [each for each in range(last_wake) if isinstance(self._answers[each], Park)]
@@ -143,6 +154,8 @@ class Turn:
     def answer(self, kept: Kept) -> None:
         """It is committed: tell everybody."""
         version = int(kept.version or 0)
+        if kept.deaf_ms <= self._deaf_ms:
+            kept.deaf_ms = 0
         for asked, answer in zip(self._batch, self._answers, strict=True):
             if isinstance(answer, Park):
                 answer = Parked(answer.until_ms, answer.event, version)
@@ -159,7 +172,7 @@ class Parked(Park):
 def take_turn(kept: Kept, batch: Sequence[Asked], settings: Settings, outside: mixed_group.Outside) -> Turn:
     """Step all events of a batch, in order."""
     turn = Turn(kept, list(batch))
-    turn.take(kept.now_ms(), settings, outside)
+    turn.take(settings, outside)
     if not turn.idle:
         turn.after = Derived(turn.group, kept.derived)
     return turn

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from redbroker.errors import ErrorCode
@@ -229,6 +229,17 @@ class ClassicGroup:
         if self.deadline_ms is not None:
             times.append(self.deadline_ms)
         return min(times, default=None)
+
+    def not_before(self, due_ms: int) -> ClassicGroup:
+        """The group without a deadline before this, but for the initial delay: that throws nobody out."""
+        next_ms = self.next_deadline_ms
+        if next_ms is None or next_ms >= due_ms:
+            return self
+        deadline_ms = self.deadline_ms
+        if deadline_ms is not None and self.remaining_ms is None:
+            deadline_ms = max(deadline_ms, due_ms)
+        pending = {member_id: max(until_ms, due_ms) for member_id, until_ms in self.pending.items()}
+        return replace(self, deadline_ms=deadline_ms, pending=pending)
 
     def sessions(self) -> Mapping[str, Session]:
         """A session for each member."""

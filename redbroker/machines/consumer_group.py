@@ -174,6 +174,13 @@ class Group:
         """When the first member is out because it does not do what it was told."""
         return min((due for each in self.members.values() for due in each.deadlines), default=None)
 
+    def not_before(self, due_ms: int) -> Group:
+        """The group without a deadline before this; the same object where there is none."""
+        next_ms = self.next_deadline_ms
+        if next_ms is None or next_ms >= due_ms:
+            return self
+        return replace(self, members={name: each.not_before(due_ms) for name, each in self.members.items()})
+
     def to_json(self) -> dict[str, Any]:
         """The stored form."""
         return {
@@ -353,7 +360,7 @@ def due(group: Group, now_ms: int) -> Group:
     late = {each.id: now_ms - min(each.deadlines) for each in group.members.values() if each.deadlines}
     unwatched = [group.members[member_id] for member_id, late_ms in late.items() if late_ms > OVERDUE_MS]
     if unwatched:
-        again = {each.id: each.with_deadlines(now_ms + each.rebalance_timeout_ms) for each in unwatched}
+        again = {each.id: each.not_before(now_ms + each.rebalance_timeout_ms) for each in unwatched}
         group = replace(group, members={**group.members, **again})
     return without(group, {member_id for member_id, late_ms in late.items() if 0 <= late_ms <= OVERDUE_MS})
 

@@ -83,6 +83,9 @@ class Group(Protocol):
     def next_deadline_ms(self) -> int | None:
         """The earliest time at which `Tick` would change something."""
 
+    def not_before(self, due_ms: int) -> Group:
+        """The group without a deadline before this: nobody is thrown out by one that could not be met."""
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict that begins with `type`; `from_json` of the machine reads it."""
 

@@ -77,18 +77,18 @@ class Member:
             times = [self.classic.rejoin_by_ms, self.classic.sync_by_ms]
         return [due for due in times if due is not None]
 
-    def with_deadlines(self, due_ms: int) -> Member:
-        """The same member with all its deadlines at one time."""
+    def not_before(self, due_ms: int) -> Member:
+        """The same member, without a deadline before this."""
+
+        def later(time_ms: int | None) -> int | None:
+            return None if time_ms is None else max(time_ms, due_ms)
+
         if self.classic is None:
-            return replace(self, revoke_by_ms=due_ms)
+            return replace(self, revoke_by_ms=later(self.revoke_by_ms))
         classic = self.classic
         return replace(
             self,
-            classic=replace(
-                classic,
-                rejoin_by_ms=None if classic.rejoin_by_ms is None else due_ms,
-                sync_by_ms=None if classic.sync_by_ms is None else due_ms,
-            ),
+            classic=replace(classic, rejoin_by_ms=later(classic.rejoin_by_ms), sync_by_ms=later(classic.sync_by_ms)),
         )
 
     def settled(self, epoch: int) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from redbroker.config import Settings
 from redbroker.engine import Engine
+from redbroker.engine.tending import Tender
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.machines.classic_group import ClassicGroup, Heartbeat, Joined, Leave, LeaveGroup, SyncGroup
 from redbroker.machines.group import Park
@@ -54,6 +55,13 @@ async def refused(call: Any) -> ErrorCode:
 def head(server: Server, group: str = "g") -> dict[str, str]:
     flat = [word.decode() for word in server.command("HGETALL", f"rb:{{g:{group}}}:head")]
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+async def until_phase(server: Server, phase: str) -> None:
+    async def reached() -> bool:
+        return head(server).get("phase") == phase
+
+    await until(reached)
 
 
 def assignment(server: Server, group: str = "g") -> dict[str, str]:
@@ -311,6 +319,50 @@ async def test_a_worker_that_stood_still_expires_nobody(engine: Engine) -> None:
     assert await member.beat()
 
 
+async def test_a_worker_that_stands_still_within_a_round_expires_nobody(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await engine.workers.register("h", 1)
+    member = Member(engine.groups, "g", "a", session_timeout_ms=500)
+    await member.enter()
+    tender = Tender(engine.groups, engine.offsets, engine.workers, engine.settings)
+    await tender.round()
+    tender._relist_s = 0
+
+    async def stand_still() -> None:
+        time.sleep(1.3)  # noqa: ASYNC251
+
+    monkeypatch.setattr(engine.groups, "relist", stand_still)
+    await tender.round()
+    assert await member.beat()
+
+
+@pytest.mark.parametrize("who", ["worker", "Redis"])
+async def test_a_standstill_of_worker_or_redis_throws_nobody_out_of_a_rebalance(who: str) -> None:
+    with Server() as server:
+        async with opened(server) as engine:
+            await engine.workers.register("h", 1)
+            timeouts = {"session_timeout_ms": 1_500, "rebalance_timeout_ms": 700}
+            first, second = (Member(engine.groups, "g", name, **timeouts) for name in ("a", "b"))
+            await asyncio.gather(first.enter(), second.enter())
+            third = Member(engine.groups, "g", "c", **timeouts)
+            entering = [asyncio.create_task(third.enter())]
+            await until_phase(server, "PreparingRebalance")
+            if who == "worker":
+                time.sleep(1.2)  # noqa: ASYNC251
+            else:
+                server.stop()
+                await asyncio.sleep(1.2)
+                server.cont()
+            assert await refused(first.beat()) is ErrorCode.REBALANCE_IN_PROGRESS
+            assert await refused(second.beat()) is ErrorCode.REBALANCE_IN_PROGRESS
+            known = first.member_id, second.member_id
+            entering += [asyncio.create_task(each.enter()) for each in (first, second)]
+            await asyncio.gather(*entering)
+            assert (first.member_id, second.member_id) == known
+            assert len({each.generation for each in (first, second, third)}) == 1
+
+
 async def test_a_group_value_that_was_lost_repeats_no_generation(engine: Engine, valkey: Server) -> None:
     member = Member(engine.groups, "g", "a")
     await member.enter()
@@ -324,6 +376,22 @@ async def test_a_group_value_that_was_lost_repeats_no_generation(engine: Engine,
 
 
 # --- two coordinators, hostile input ------------------------------------------------------------------------
+
+
+async def test_what_members_read_who_left_amid_a_rebalance_is_nobodys_at_another_worker(valkey: Server) -> None:
+    async with opened(valkey) as one, opened(valkey) as two:
+        first, second = (Member(one.groups, "g", name) for name in ("a", "b"))
+        await asyncio.gather(first.enter(), second.enter())
+        third = Member(one.groups, "g", "c")
+        entering = asyncio.create_task(third.enter())
+        await until_phase(valkey, "PreparingRebalance")
+        await one.groups.ask("g", LeaveGroup((Leave(first.member_id),)))
+        assert any(owner.startswith("a-") for owner in assignment(valkey).values())  # of the last stable state
+        for each in (second, third):  # the other worker only knows the value
+            await two.groups.ask("g", LeaveGroup((Leave(each.member_id),)))
+        entering.cancel()
+        await until_phase(valkey, "Empty")
+        assert assignment(valkey) == {}
 
 
 async def test_workers_that_fight_over_a_group_lose_nobody(valkey: Server) -> None:

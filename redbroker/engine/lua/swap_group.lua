@@ -5,16 +5,16 @@
 -- lost connection, it finds its own token and answers as before.
 --
 -- `swapped`: 1 done; 0 another change came first, and `value` is what it left; -1 a member that was to be expired has
--- shown itself. An empty `value` in ARGV deletes the group, except its offsets.
+-- shown itself; -2 it is later than `until_ms` (0: any time will do), so deadlines may have passed unheard. An empty `value` in ARGV deletes the group, except its offsets.
 --
 -- KEYS   state head sessions beats assignment wake
--- ARGV   known token value wakes:int changes
+-- ARGV   known token value wakes:int until_ms:int changes
 -- GIVES  swapped version now value
 -- USES   clock
 
 -- changes: JSON {head {field: value}, since: bool, static {instance id: member id}, static_gone [instance id],
 --   sessions {member id: text}, gone [member id], watch {member id: timeout ms}, unwatch [member id],
---   expired [member id], owners {partition: text}, owners_gone [partition]}
+--   expired [member id], owners_anew: bool, owners {partition: text}, owners_gone [partition]}
 local now = clock()
 local before = redis.call('HMGET', head, 'version', 'token', 'phase')
 local version = before[1] or '0'
@@ -22,6 +22,7 @@ if version ~= known then
   if before[2] == token then return {1, version, now, ''} end
   return {0, version, now, redis.call('GET', state) or ''}
 end
+if until_ms > 0 and now > until_ms then return {-2, version, now, ''} end
 local change = cjson.decode(changes)
 for _, member_id in ipairs(change.expired) do
   local deadline = redis.call('ZSCORE', beats, member_id)
@@ -50,6 +51,7 @@ end
 for member_id, text in pairs(change.sessions) do redis.call('HSET', sessions, member_id, text) end
 for _, member_id in ipairs(change.unwatch) do redis.call('ZREM', beats, member_id) end
 for member_id, timeout_ms in pairs(change.watch) do redis.call('ZADD', beats, now + timeout_ms, member_id) end
+if change.owners_anew then redis.call('DEL', assignment) end
 for _, partition in ipairs(change.owners_gone) do redis.call('HDEL', assignment, partition) end
 for partition, owner in pairs(change.owners) do redis.call('HSET', assignment, partition, owner) end
 if wakes == 1 then redis.call('SPUBLISH', wake, change.head.phase .. ' ' .. written) end
