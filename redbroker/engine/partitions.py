@@ -120,13 +120,13 @@ class Partitions:
             rows = await self._storage.call(epochs, "ZRANGE", epochs, 0, -1, "WITHSCORES")
             partition.learn_table(look.leader_epoch, look.since, rows)
 
-    async def open(self, topic: Topic, number: int) -> None:
-        """Make an empty log, or leave the one this topic has."""
+    async def open(self, topic: Topic, number: int, *, again: bool = False) -> None:
+        """Make an empty log, or leave the one this topic has; `again`: there should have been one."""
         keys = self.get(topic, number).keys
         await self._storage.run(
             script("open_partition"),
             (keys.log, keys.state, keys.epochs, keys.producers, keys.times),
-            (topic.hex, topic.created_ms),
+            (topic.hex, topic.created_ms, int(again)),
         )
 
     async def drop(self, topic: Topic, number: int) -> None:
@@ -144,4 +144,4 @@ class Partitions:
         topic = partition.topic
         if partition.name.partition >= topic.partitions or (self._exists is not None and not await self._exists(topic)):
             raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"{partition.name} does not exist.")
-        await self.open(topic, partition.name.partition)
+        await self.open(topic, partition.name.partition, again=True)

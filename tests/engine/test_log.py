@@ -309,6 +309,7 @@ async def test_the_largest_timestamp_names_its_record_also_after_trimming(log: L
 
 async def test_the_largest_timestamp_is_found_when_its_batch_lies_half_before_the_start(log: Log) -> None:
     topic = a_topic()
+    await log.open_partitions(topic)
     await put(log, topic, a_batch(5, time=2000, step=-10))
     await put(log, topic, a_batch(5, time=1900, step=20))
     assert await log.find_max_time([(topic, 0)]) == [(0, 2000, 1)]
@@ -318,6 +319,7 @@ async def test_the_largest_timestamp_is_found_when_its_batch_lies_half_before_th
 
 async def test_a_leader_epoch_used_twice_misleads_no_reader(log: Log, storage: Storage) -> None:
     topic, stem = a_topic(), "rb:{orders:0}:"
+    await log.open_partitions(topic)
     for _ in range(2):
         await put(log, topic, a_batch())
     keys = [stem + name for name in ("log", "state", "epochs")]
@@ -338,6 +340,7 @@ async def test_another_replication_id_bumps_the_leader_epoch_for_writers_and_rea
     log: Log, storage: Storage
 ) -> None:
     topic = a_topic()
+    await log.open_partitions(topic)
     first = await put(log, topic, a_batch(3))
     assert isinstance(first, Appended)
     assert first.leader_epoch == 1
@@ -426,6 +429,19 @@ async def test_a_deleted_topic_is_gone_and_a_new_one_of_its_name_starts_empty(lo
     assert (await put(log, new, a_batch())).base_offset == 0  # type: ignore[union-attr]
     await log.drop_partitions(old)
     assert (await get(log, new, 0)).next == 1
+
+
+async def test_a_log_that_was_lost_begins_again_in_another_leader_epoch(log: Log, storage: Storage) -> None:
+    topic = a_topic()
+    await log.open_partitions(topic)
+    assert (await put(log, topic, a_batch(5))).leader_epoch == 1  # type: ignore[union-attr]
+    names = ("log", "state", "epochs", "producers", "times")
+    await storage.call(b"x", "DEL", *(f"rb:{{orders:0}}:{name}" for name in names))  # a master died before it told
+    again = await put(log, topic, a_batch(9))
+    assert isinstance(again, Appended)
+    assert again.base_offset == 0 and again.leader_epoch > 10_000_000
+    assert (await get(log, topic, 5, epoch=1)).code == ErrorCode.FENCED_LEADER_EPOCH
+    assert await log.epoch_end([(topic, 0, 1)]) == [EpochEnd(1, 0, again.leader_epoch)]
 
 
 async def test_a_topic_that_no_longer_exists_is_not_opened_again(storage: Storage) -> None:

@@ -13,9 +13,11 @@ local function replication_id(info) -- plain find: a pattern would be tried at e
   return string.sub(info, colon + 1, colon + 40)
 end
 
+local function epoch_of_clock() return math.max(1, tonumber(redis.call('TIME')[1]) - EPOCH_ZERO) end
+
 local function leader(state, epochs, rid_now, rid, epoch, next_offset)
   if rid_now == rid then return epoch end
-  local bumped = math.max(epoch + 1, tonumber(redis.call('TIME')[1]) - EPOCH_ZERO)
+  local bumped = math.max(epoch + 1, epoch_of_clock())
   redis.call('ZREMRANGEBYSCORE', epochs, next_offset, next_offset) -- an epoch without a record answers no question
   redis.call('HSET', state, 'rid', rid_now, 'epoch', bumped, 'since', next_offset)
   redis.call('ZADD', epochs, next_offset, bumped)
