@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace, folder: Path, processes: list[Process]) -> 
     for name in WORKERS:
         process = Process("worker", "--storage", f"embedded:{folder}", "--port", "0")
         processes.append(process)
-        console.print(f"[green]✓[/] worker {name} at {process.address}, {process.ready_line.rpartition('  ')[2]}")
+        console.print(f"[green]✓[/] worker {name} at {process.address}  {process.ready_line.rpartition('  ')[2]}")
     victim, survivor = processes
     addresses = f"{victim.address},{survivor.address}"
     create_topic(addresses, TOPIC, PARTITIONS)
@@ -193,4 +194,9 @@ def keep(survivor: Process) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the workers must not outlive the demo
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        console.print("stopped")
+        sys.exit(130)

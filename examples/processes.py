@@ -31,7 +31,11 @@ class Process:
         )
         self._ready: Queue[str | None] = Queue()
         threading.Thread(target=self._listen, daemon=True).start()
-        self.ready_line = self._wait()
+        try:
+            self.ready_line = self._wait()
+        except KeyboardInterrupt:
+            self.stop()
+            raise
         self.address = self._named("kafka")
 
     @property

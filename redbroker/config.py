@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import difflib
 import os
+import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 ENV_PREFIX = "REDBROKER_"
 
@@ -33,7 +37,11 @@ class Settings(BaseSettings):
         description="Where the log lives: embedded:[DIR], redis://, rediss://, unix://, redis+sentinel://H:P,H:P/NAME;"
         " a cluster is recognised by itself.",
     )
-    key_prefix: str = Field("rb", pattern=r"^[A-Za-z0-9._-]{1,32}$", description="First part of every Redis key.")
+    key_prefix: str = Field(
+        "rb",
+        pattern=r"^[A-Za-z0-9._-]{1,32}$",
+        description="First part of every Redis key: at most 32 letters, digits, '.', '_' and '-'.",
+    )
     storage_timeout_ms: int = Field(5_000, ge=100, description="Longest wait for one answer of Redis.")
     storage_retry_ms: int = Field(
         300, ge=0, description="How long a call is tried again while its Redis node is away, before a retriable error."
@@ -51,7 +59,11 @@ class Settings(BaseSettings):
     # --- the Kafka door --------------------------------------------------------------------------------------
     host: str = Field("127.0.0.1", description="Address the Kafka port listens on.")
     port: int = Field(9092, ge=0, le=65535, description="Kafka port; 0 takes a free one.")
-    advertise: str | None = Field(None, description="HOST:PORT that clients are told to connect to.")
+    advertise: str | None = Field(
+        None,
+        pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):\d{1,5}$",
+        description="HOST:PORT that clients are told to connect to.",
+    )
     http_port: int | None = Field(None, ge=0, le=65535, description="Port of /metrics and the health probes.")
     http_host: str = Field("127.0.0.1", description="Address the HTTP port listens on.")
     rack: str | None = Field(None, description="Rack or zone of this worker, told to clients.")
@@ -182,18 +194,29 @@ class Settings(BaseSettings):
         for name in os.environ:
             bare = name.removeprefix(ENV_PREFIX).lower()
             if name.startswith(ENV_PREFIX) and bare not in known | {"config"}:
-                raise SettingsError(f"{name} is not a setting{nearest(bare)}.")
+                raise SettingsError(f"{name} is not a setting{nearest(bare, environment=True)}")
         try:
             return cls(**{name: value for name, value in given.items() if value is not None})
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+            raise SettingsError(f"{ENV_PREFIX}CONFIG names {file}, which is no TOML: {fault}.") from None
         except ValidationError as wrong:
             first = wrong.errors()[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
             if first["type"] == "extra_forbidden":
-                raise SettingsError(f"{name} is not a setting{nearest(name)}.") from None
-            raise SettingsError(f"{name} = {first.get('input')!r} is wrong: {first['msg']}.") from None
+                raise SettingsError(f"{name} is not a setting{nearest(name)}") from None
+            raise SettingsError(f"{name} = {first.get('input')!r} is wrong: {_expected(name, first)}") from None
 
 
-def nearest(name: str) -> str:
-    """`; did you mean …?` for a misspelt setting, or nothing."""
+def nearest(name: str, *, environment: bool = False) -> str:
+    """The end of a sentence on a misspelt setting: `; did you mean …?`, or a full stop."""
     close = difflib.get_close_matches(name, Settings.model_fields, n=1)
-    return f"; did you mean {close[0]}" if close else ""
+    if not close:
+        return "."
+    return f"; did you mean {f'{ENV_PREFIX}{close[0].upper()}' if environment else close[0]}?"
+
+
+def _expected(name: str, fault: ErrorDetails) -> str:
+    """What would be right, as the setting's own description has it where pydantic only has a regular expression."""
+    if fault["type"] == "string_pattern_mismatch":
+        return str(Settings.model_fields[name].description)
+    return f"{fault['msg']}."

@@ -398,10 +398,20 @@ def parse_configs(configs: Mapping[str, str | None]) -> dict[str, str]:
     return parsed
 
 
-def _parse(table: Mapping[str, Config], kind: str, name: str, value: str | None) -> str:
+def check_topic_config(name: str) -> None:
+    """INVALID_CONFIG for a name that no topic config has."""
+    _known(TOPIC_CONFIGS, "topic", name)
+
+
+def _known(table: Mapping[str, Config], kind: str, name: str) -> Config:
     config = table.get(name)
     if config is None:
-        raise KafkaError(ErrorCode.INVALID_CONFIG, f"{name} is not a {kind} config{_nearest(name, table)}.")
+        raise KafkaError(ErrorCode.INVALID_CONFIG, f"{name} is not a {kind} config{_nearest(name, table)}")
+    return config
+
+
+def _parse(table: Mapping[str, Config], kind: str, name: str, value: str | None) -> str:
+    config = _known(table, kind, name)
     if value is None:
         raise KafkaError(ErrorCode.INVALID_CONFIG, f"{name} needs a value.")
     try:
@@ -414,7 +424,7 @@ def _nearest(name: str, table: Iterable[str]) -> str:
     import difflib  # only on the way to an error
 
     close = difflib.get_close_matches(name[:100], table, n=1)
-    return f"; did you mean {close[0]}" if close else ""
+    return f"; did you mean {close[0]}?" if close else "."
 
 
 def topic_default(name: str, dynamic: Mapping[str, str], static: Mapping[str, str]) -> str:

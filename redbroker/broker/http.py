@@ -57,22 +57,32 @@ def application(server: Server) -> Starlette:
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn inside somebody else's event loop: signals stay the worker's own affair."""
+    """uvicorn inside somebody else's event loop: signals stay the worker's own affair.
+
+    It takes its port when it is made, because uvicorn ends the process where a port is taken: OSError then.
+    """
 
     def __init__(self, server: Server) -> None:
         settings = server.settings
         self.listening = anyio.Event()
+        self._socket = listening_socket(settings.http_host, settings.http_port or 0)
         super().__init__(
             uvicorn.Config(
                 application(server),
-                host=settings.http_host,
-                port=settings.http_port or 0,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
                 timeout_graceful_shutdown=1,
             )
         )
+
+    async def run_here(self) -> None:
+        """Serve until `should_exit` is set."""
+        await self.serve([self._socket])
+
+    def close(self) -> None:
+        """Give the port back, whether it was ever served or not."""
+        self._socket.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -87,4 +97,10 @@ class HttpServer(uvicorn.Server):
     @property
     def port(self) -> int:
         """The port that is really listened on (`http_port` may be 0)."""
-        return int(self.servers[0].sockets[0].getsockname()[1])
+        return int(self._socket.getsockname()[1])
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A bound socket on the first address of the host."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family)

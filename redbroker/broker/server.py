@@ -68,11 +68,13 @@ class Server:
     async def run(self) -> None:
         """Serve until `drain` has been called and is done; cancelling closes everything at once."""
         try:
+            self._take_http_port()
             await self._listen()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch)
-                if self.settings.http_port is not None:
-                    await self._open_http(tasks)
+                if self.http is not None:
+                    tasks.start_soon(self.http.run_here)
+                    await self.http.listening.wait()
                 self.ready.set()
                 await self._drained.wait()
                 if self.http is not None:
@@ -112,12 +114,12 @@ class Server:
         host, port = self.advertised
         await self.engine.workers.register(host, port, self.settings.rack)
 
-    async def _open_http(self, tasks: Any) -> None:
-        from redbroker.broker.http import HttpServer  # only a worker with an HTTP port pays for this import
+    def _take_http_port(self) -> None:
+        """First of all: clients must not hear of a worker that ends because this port is taken."""
+        if self.settings.http_port is not None:
+            from redbroker.broker.http import HttpServer  # only a worker with an HTTP port pays for this import
 
-        self.http = HttpServer(self)
-        tasks.start_soon(self.http.serve)
-        await self.http.listening.wait()
+            self.http = HttpServer(self)
 
     async def _deregister(self) -> None:
         """Tell the cluster that this worker leaves; without Redis its registration merely times out."""
@@ -128,6 +130,8 @@ class Server:
 
     def _close(self) -> None:
         self._drained.set()
+        if self.http is not None:
+            self.http.close()
         if self._listener is not None:
             self._listener.close()
         for connection in list(self.connections):

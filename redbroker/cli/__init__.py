@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -27,6 +28,7 @@ def application(words: list[str]) -> typer.Typer:
         name="redbroker",
         help="Kafka's model and wire protocol on the Redis you already run.",
         no_args_is_help=True,
+        invoke_without_command=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -41,8 +43,13 @@ def application(words: list[str]) -> typer.Typer:
     return app
 
 
-def _root() -> None:
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the versions and leave.")] = False) -> None:
     """Gives typer a root beside the one command that was imported."""
+    if version:
+        from redbroker.cli.version import command
+
+        command()
+        raise typer.Exit
 
 
 def main(words: list[str] | None = None) -> NoReturn:
@@ -50,6 +57,7 @@ def main(words: list[str] | None = None) -> NoReturn:
     given = sys.argv[1:] if words is None else words
     gc.disable()  # importing makes no garbage, but much to look through; `shared.run` switches it on again
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # `redbroker.__main__` took it away for the imports
         application(given)(given, prog_name="redbroker", standalone_mode=True)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -45,7 +45,8 @@ def list_groups(
             if not wanted or each.phase.lower() in wanted
         ]
 
-    show(with_engine(settings_for(storage), work), output, nothing="no groups: a consumer with a group.id makes one")
+    nothing = f"no groups in state {' or '.join(state)}" if state else "no groups: a consumer with a group.id makes one"
+    show(with_engine(settings_for(storage), work), output, nothing=nothing)
 
 
 @app.command()
@@ -132,7 +133,7 @@ def seek(
 
 @app.command()
 def delete(
-    groups: Annotated[list[str], typer.Argument(metavar="GROUP...")],
+    groups: Annotated[list[str], typer.Argument(metavar="GROUP")],
     storage: StorageOption = None,
     output: FormatOption = Format.TEXT,
     yes: YesOption = False,

@@ -210,18 +210,16 @@ def table(seen: Snapshot) -> RenderableType:
     rows = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for name, side in (("topic", "left"), ("partition", "right"), ("committed", "right"), ("end", "right"),
                        ("lag", "right"), ("behind", "right"), ("member", "left"), ("host", "left")):  # fmt: skip
-        rows.add_column(name, justify="right" if side == "right" else "left")
+        # Where the terminal is narrow, names are shortened before numbers are.
+        rows.add_column(name, justify="right" if side == "right" else "left", no_wrap=side == "right")
     for row in seen["partitions"]:
-        cells = [row["topic"], *(_number(row[name]) for name in ("partition", "committed", "end", "lag"))]
-        rows.add_row(*cells, age(row["lag_s"]), row["member"] or "-", row["host"] or "-")
+        lag = None if row["lag"] is None else f"{row['lag']:,}"
+        cells = (row["topic"], row["partition"], row["committed"], row["end"], lag, age(row["lag_s"]))
+        rows.add_row(*("-" if cell is None else str(cell) for cell in (*cells, row["member"], row["host"])))
     idle = [each for each in seen["members"] if not each["partitions"]]
     lines: list[RenderableType] = [rows] if seen["partitions"] else ["nothing assigned, nothing committed"]
     lines += [f"idle  {each['member']}  {each['host']}" for each in idle]
     return Lines(*lines)
-
-
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
 
 
 def page(seen: Snapshot) -> None:

@@ -44,16 +44,21 @@ def show(rows: Sequence[dict[str, Any]], output: Format, *, nothing: str = "noth
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for name, value in rows[0].items():
-        table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int | float) else "left")
+        number = isinstance(value, int | float)
+        table.add_column(name.replace("_", " "), justify="right" if number else "left", no_wrap=number)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(_cell(name, value) for name, value in row.items()))
     console().print(table)
 
 
-def _cell(value: Any) -> str:
+COUNTS = frozenset({"partitions", "records", "lag"})
+"""Columns that count things; offsets, epochs and partitions are names, written the way one would type them."""
+
+
+def _cell(name: str, value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if name in COUNTS else str(value)
 
 
 def size(nbytes: float) -> str:

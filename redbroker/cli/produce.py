@@ -7,6 +7,7 @@ Every batch carries a producer id and a sequence, so a retried append is stored 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -97,10 +98,8 @@ def command(
 
 async def pump(source: int, lines: Lines, writer: Writer, advance: Any) -> int:
     """Move everything from a file descriptor to the log; gives the number of records."""
-    import anyio
-
     rest = b""
-    while chunk := await anyio.to_thread.run_sync(os.read, source, READ_BYTES):
+    while chunk := await _chunk(source):
         whole, newline, rest = (rest + chunk).rpartition(b"\n")
         if newline:
             await writer.write(list(lines.records(whole.split(b"\n"))))
@@ -108,6 +107,17 @@ async def pump(source: int, lines: Lines, writer: Writer, advance: Any) -> int:
     if rest:
         await writer.write(list(lines.records([rest])))
     return writer.count
+
+
+async def _chunk(source: int) -> bytes:
+    """What is there, up to READ_BYTES; nothing at the end. A wait for a pipe or a person can be interrupted."""
+    import anyio
+
+    mode = os.fstat(source).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(source):
+        await anyio.wait_readable(source)
+        return os.read(source, READ_BYTES)
+    return await anyio.to_thread.run_sync(os.read, source, READ_BYTES)
 
 
 class Lines:
@@ -189,6 +199,7 @@ class Writer:
         self._producer_id = engine.new_producer_id()
         self._sequences = [0] * topic.partitions
         self._spread = 0
+        self._batch_bytes = min(BATCH_BYTES, topic.max_message_bytes // 2)  # an estimate: batches have heads, too
 
     async def write(self, records: list[tuple[int | None, Record]]) -> None:
         """Append them all, each partition's in their order; returns when they are stored as `acks` asks."""
@@ -202,7 +213,7 @@ class Writer:
                 partition = self._spread if keyless else partition_of(bytes(record.key or b""), self.topic.partitions)
             nbytes = len(record.key or b"") + len(record.value or b"") + 32
             batches = waiting.setdefault(partition, [[]])
-            if batches[-1] and sizes[partition] + nbytes > BATCH_BYTES:
+            if batches[-1] and sizes[partition] + nbytes > self._batch_bytes:
                 batches.append([])
                 sizes[partition] = 0
             batches[-1].append(record)
@@ -219,7 +230,7 @@ class Writer:
         import anyio
 
         from redbroker.engine.log import Append
-        from redbroker.errors import KafkaError
+        from redbroker.errors import ErrorCode, KafkaError
         from redbroker.wire.records import Record, build_batch, read_header
 
         left: list[Append] = []
@@ -233,6 +244,12 @@ class Writer:
                 producer_epoch=0,
                 base_sequence=self._sequences[index],
             )
+            if len(batch) > self.topic.max_message_bytes:
+                raise KafkaError(
+                    ErrorCode.MESSAGE_TOO_LARGE,
+                    f"a batch of {counted(len(records), 'record')} has {counted(len(batch), 'byte')}, but"
+                    f" max.message.bytes of {self.topic.name} is {self.topic.max_message_bytes:,}.",
+                )
             self._sequences[index] = (self._sequences[index] + len(records)) & 0x7FFFFFFF
             left.append(Append(self.topic, index, batch, read_header(batch)))
         deadline = time.monotonic() + APPEND_TIMEOUT_MS / 1_000

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,8 @@ async def serve(settings: Settings) -> None:
                     await signals.first.wait()
                     await server.drain()
             except* OSError as group:
-                raise _explained(group.exceptions[0], settings) from None
+                http = server.http is None and settings.http_port is not None
+                raise _explained(group.exceptions[0], settings, http=http) from None
     log.info("stopped")
 
 
@@ -104,11 +106,15 @@ def _age_ms() -> float:
         return (time.monotonic() - STARTED) * 1_000
 
 
-def _explained(error: BaseException, settings: Settings) -> BaseException:
-    """What keeps a port from being opened, with the settings to change."""
+def _explained(error: BaseException, settings: Settings, *, http: bool) -> BaseException:
+    """What keeps a port, the HTTP or the Kafka one, from being opened, with the settings to change."""
     if not isinstance(error, OSError):
         return error
+    host, port = (settings.http_host, settings.http_port) if http else (settings.host, settings.port)
+    flag = "--http-port" if http else "--port"
     if error.errno == errno.EADDRINUSE:
-        ports = " or ".join(str(port) for port in (settings.port, settings.http_port) if port)
-        return SettingsError(f"port {ports} on {settings.host} is in use: choose another with --port or --http-port.")
-    return SettingsError(f"host {settings.host} cannot be listened on: {error.strerror or error}.")
+        return SettingsError(f"port {port} on {host} is in use: choose another with {flag}.")
+    if error.errno == errno.EACCES:
+        return SettingsError(f"port {port} on {host} is for privileged users only: choose another with {flag}.")
+    reason = error.strerror if isinstance(error, socket.gaierror) or not error.errno else os.strerror(error.errno)
+    return SettingsError(f"host {host} cannot be listened on: {reason or error}.")

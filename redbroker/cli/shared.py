@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -48,8 +48,15 @@ def settings_for(storage: str | None, **given: Any) -> Settings:
     return Settings.load(storage_url=storage, **given)
 
 
-def run(work: Awaitable[T]) -> T:
+def run(work: Coroutine[Any, Any, T]) -> T:
     """Run one coroutine on uvloop where it is available, else on asyncio's own loop."""
+    try:
+        return _run(work)
+    finally:
+        work.close()  # Ctrl-C may come before it was begun
+
+
+def _run(work: Awaitable[T]) -> T:
 
     async def whole() -> T:
         return await work

@@ -44,7 +44,7 @@ def _told(output: Format, sentence: str, **facts: Any) -> None:
 
 @app.command()
 def create(
-    topics: Annotated[list[str], typer.Argument(metavar="TOPIC...")],
+    topics: Annotated[list[str], typer.Argument(metavar="TOPIC")],
     partitions: Annotated[int | None, typer.Option("--partitions", "-p", min=1)] = None,
     config: ConfigOption = [],  # noqa: B006  typer copies it
     if_not_exists: Annotated[bool, typer.Option(help="Say nothing when it is already there.")] = False,
@@ -123,7 +123,7 @@ def describe(name: Name, storage: StorageOption = None, output: FormatOption = F
 
 @app.command()
 def delete(
-    topics: Annotated[list[str], typer.Argument(metavar="TOPIC...")],
+    topics: Annotated[list[str], typer.Argument(metavar="TOPIC")],
     storage: StorageOption = None,
     output: FormatOption = Format.TEXT,
     yes: YesOption = False,
@@ -182,9 +182,11 @@ def config(
     settings = settings_for(storage)
 
     async def work(engine: Engine) -> Sequence[dict[str, Any]]:
-        from redbroker.topic_config import ConfigSource, describe_topic, static_configs
+        from redbroker.topic_config import ConfigSource, check_topic_config, describe_topic, static_configs
 
         topic = topic_named(engine, name)
+        for each in unset:
+            check_topic_config(each)
         if changes or unset:
             topic = await engine.topics.configure(name, changes, unset, validate_only=dry_run)
         described = describe_topic(topic.configs, engine.topics.broker_configs, static_configs(settings))

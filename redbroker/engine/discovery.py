@@ -120,9 +120,7 @@ def info_field(info: bytes, name: str) -> str:
 
 
 async def _ask_node(address: Address, access: Access, timeout_s: float) -> Topology:
-    cluster, replication = await ask(
-        address, access, ("INFO", "cluster"), ("INFO", "replication"), timeout_s=timeout_s
-    )
+    cluster, replication = await ask(address, access, ("INFO", "cluster"), ("INFO", "replication"), timeout_s=timeout_s)
     if info_field(cluster, "cluster_enabled") != "1":
         if info_field(replication, "role") != "master":
             raise ConnectionError("is a replica, its master is needed")
@@ -136,9 +134,7 @@ async def _ask_node(address: Address, access: Access, timeout_s: float) -> Topol
 
 
 async def _ask_sentinel(address: Address, target: Target, timeout_s: float) -> Topology:
-    (reply,) = await ask(
-        address, target.sentinel_access, ("SENTINEL", "MASTER", target.sentinel), timeout_s=timeout_s
-    )
+    (reply,) = await ask(address, target.sentinel_access, ("SENTINEL", "MASTER", target.sentinel), timeout_s=timeout_s)
     fields = dict(zip(reply[::2], reply[1::2], strict=False))
     master = Address(fields[b"ip"].decode(), int(fields[b"port"]))
     (role,) = await ask(master, target.access, ("INFO", "replication"), timeout_s=timeout_s)

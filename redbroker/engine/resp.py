@@ -378,7 +378,7 @@ def check_hello(address: Address, command: Word, reply: Any) -> None:
     check_loading(reply)
     text = str(reply)
     if command == "AUTH" or text.startswith("NOAUTH"):
-        sentence = f"Redis at {address} refused the user or password in storage_url: {text}."
+        sentence = f"Redis at {address} refused the user or password in storage_url: {text.rstrip('.')}."
         raise StorageError(ErrorCode.CLUSTER_AUTHORIZATION_FAILED, sentence)
     if command == "SELECT":
         raise StorageError(ErrorCode.INVALID_CONFIG, f"Redis at {address} refused the database in storage_url: {text}.")

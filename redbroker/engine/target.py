@@ -20,7 +20,7 @@ from redbroker.errors import ErrorCode, KafkaError
 
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
-FORMS = "redis://host:port, rediss://…, unix:///path or redis+sentinel://host:port/name"
+FORMS = "embedded:[DIR], redis://host:port, rediss://…, unix:///path or redis+sentinel://host:port/name"
 
 
 class StorageError(KafkaError):
@@ -62,7 +62,7 @@ def parse_target(settings: Settings) -> Target:
     url = settings.storage_url
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"):
-        raise wrong(f"storage_url {redacted(url)} is none of {FORMS}.")
+        raise wrong(f"storage_url {redacted(url) or '(empty)'} is none of {FORMS}.")
     rest, _, query = rest.partition("?")
     options = {name: values[-1] for name, values in parse_qs(query).items()}
     credentials, _, place = rest.rpartition("@")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,3 +89,35 @@ def test_a_wrong_partition_or_line_stores_nothing(
     assert told.code == 2
     assert "partitions 0 to 3, not 99" in told.err
     assert command("consume", "orders").out == ""
+
+
+@pytest.mark.usefixtures("storage")
+def test_a_record_larger_than_its_topic_allows_is_refused(tmp_path: Path) -> None:
+    command("topic", "create", "small", "-p", "1", "-c", "max.message.bytes=2000")
+    file = tmp_path / "lines"
+    file.write_text("".join("x" * 900 + "\n" for _ in range(10)))
+    assert command("produce", "small", "--file", str(file), "--format", "json").json["records"] == 10
+    file.write_text("x" * 2_000)
+    told = command("produce", "small", "--file", str(file))
+    assert told.code == 1
+    assert "MESSAGE_TOO_LARGE" in told.err
+    assert "max.message.bytes of small is 2,000" in told.err
+    assert len(command("consume", "small").lines) == 10
+
+
+@pytest.mark.system
+@pytest.mark.usefixtures("storage")
+def test_ctrl_c_ends_the_wait_for_a_line() -> None:
+    command("topic", "create", "typed")
+    words = [sys.executable, "-m", "redbroker", "produce", "typed"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdin
+        assert running.stderr
+        running.stdin.write("one\n")
+        running.stdin.flush()
+        deadline = time.monotonic() + 30
+        while command("consume", "typed").out != "one\n":  # after that it waits for the second line
+            assert time.monotonic() < deadline
+        running.send_signal(signal.SIGINT)
+        assert running.wait(10) == 130
+        assert running.stderr.read() == ""

@@ -37,18 +37,17 @@ def test_ctrl_c_drains_too(tmp_path: Path) -> None:
     assert dev.running.wait(15) == 0
 
 
-def test_a_port_that_is_taken_is_told_in_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["--port", "--http-port"])
+def test_a_port_that_is_taken_is_told_in_one_sentence(tmp_path: Path, flag: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         failed = subprocess.run(
-            [sys.executable, "-m", "redbroker", "dev", "--port", str(port), "--data-dir", str(tmp_path)],
+            [sys.executable, "-m", "redbroker", "dev", "--port", "0", flag, str(port), "--data-dir", str(tmp_path)],
             capture_output=True,
             text=True,
             timeout=30,
         )
     assert failed.returncode == 1
-    assert failed.stderr == (
-        f"redbroker: port {port} on 127.0.0.1 is in use: choose another with --port or --http-port.\n"
-    )
+    assert failed.stderr == f"redbroker: port {port} on 127.0.0.1 is in use: choose another with {flag}.\n"

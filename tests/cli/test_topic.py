@@ -93,6 +93,17 @@ def test_configs_are_set_shown_and_unset(topic: Topic) -> None:
     wrong = topic("config", "orders", "--set", "max.message.bytes=many")
     assert wrong.code == 1
     assert "INVALID_CONFIG" in wrong.err
+    misspelt = topic("config", "orders", "--unset", "max.mesage.bytes")
+    assert misspelt.code == 1
+    assert "did you mean max.message.bytes?" in misspelt.err
+
+
+def test_offsets_and_epochs_are_written_as_one_would_type_them(topic: Topic, lines: Callable[[int], Told]) -> None:
+    topic("create", "orders", "-p", "1")
+    lines(1_234)
+    [described] = topic("describe", "orders", "--format", "json").json["partitions"]
+    row = topic("describe", "orders").lines[-1].split()
+    assert row[2:6] == [str(described["epoch"]), "0", "1234", "1,234"]
 
 
 def test_a_log_is_trimmed_before_an_offset_or_wholly(topic: Topic, lines: Callable[[int], Told]) -> None:

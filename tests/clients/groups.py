@@ -112,14 +112,14 @@ class Scene:
         offsets = {each.partition: each.offset for each in answer.result(20).topic_partitions}
         return [offsets.get(partition, -1) for partition in range(PARTITIONS)]
 
-    def generation(self) -> int:
-        """The group's generation, as Redis has it."""
+    def epochs(self) -> tuple[int, dict[str, int]]:
+        """The group's generation or epoch, and its members' (-1 in classic groups), as Redis has them."""
 
-        async def read() -> int:
+        async def read() -> tuple[int, dict[str, int]]:
             async with Engine.open(Settings(storage_url=self.cluster.storage_url)) as engine:
                 group = await engine.groups.get(self.group)
                 assert group is not None
-                return group.epoch
+                return group.epoch, {member_id: each.epoch for member_id, each in group.sessions().items()}
 
         return asyncio.run(read())
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from tests.clients.conftest import Cluster, two_workers
 from tests.clients.groups import a_scene, members_come_and_go
+from tests.support.clusters import Cluster as Nodes
 from tests.support.servers import Server
 
 HEARTBEAT_S = 0.5
@@ -22,18 +24,40 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def consumer_cluster() -> Iterator[Cluster]:
+@contextmanager
+def quick_workers(storage_url: str) -> Iterator[Cluster]:
     """Two workers whose members heartbeat twice a second and are out after three seconds."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SETTINGS.items():
             patch.setenv(f"REDBROKER_{name}", value)
-        with Server() as storage, two_workers(storage.unix_url) as cluster:
+        with two_workers(storage_url) as cluster:
             yield cluster
+
+
+@pytest.fixture(scope="module")
+def consumer_cluster() -> Iterator[Cluster]:
+    """Such workers on one Valkey."""
+    with Server() as storage, quick_workers(storage.unix_url) as cluster:
+        yield cluster
 
 
 def test_members_join_leave_are_killed_and_come_back(consumer_cluster: Cluster, topic: str) -> None:
     members_come_and_go(consumer_cluster, "confluent-kafka", topic, protocol="consumer")
+
+
+def test_members_join_leave_and_are_killed_on_a_cluster_of_redis(cluster_nodes: Nodes, topic: str) -> None:
+    cluster_nodes.heal()
+    cluster_nodes.flush()
+    with (
+        quick_workers(cluster_nodes.url) as workers,
+        a_scene(workers, "confluent-kafka", topic, protocol="consumer") as scene,
+    ):
+        first, second, third = (scene.join() for _ in range(3))
+        scene.settled(first, second, third)
+        third.leave()
+        second.kill()
+        scene.settled(first)
+        scene.finish(first)
 
 
 def test_who_stays_keeps_its_partitions_and_settles_within_a_heartbeat(consumer_cluster: Cluster, topic: str) -> None:
