@@ -50,7 +50,7 @@ def described(scene: Scene) -> Any:
 
 
 def at_rest(scene: Scene, members: list[Member]) -> bool:
-    """Whether all have equal shares and are at the group's epoch, where who keeps its partitions gets by a heartbeat."""
+    """Whether all have equal shares and are at the group's epoch, where a heartbeat takes who keeps its partitions."""
     if {len(each.assigned) for each in members} != {PARTITIONS // len(members)}:
         return False
     epoch, epochs = scene.epochs()

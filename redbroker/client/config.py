@@ -1,0 +1,67 @@
+"""The SDK's settings: every name once, told from the storage's, and a wrong one refused in one sentence.
+
+A client takes keyword arguments in Python's spelling (`linger_ms=5`) or a mapping in Kafka's (`{"linger.ms": 5}`). What
+is no setting of the client itself is one of `redbroker.config.Settings` (`key_prefix`, `storage_timeout_ms`, …); what
+is neither is refused with the nearest right name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from redbroker.config import Settings, SettingsError
+
+C = TypeVar("C", bound="ClientConfig")
+
+NOT_OURS = {
+    "bootstrap_servers": "the SDK talks to Redis itself: give storage_url, as in Producer('redis://localhost:6379')",
+}
+"""Settings of Kafka clients that mean nothing here, and what to do instead."""
+
+
+class ClientConfig(BaseModel):
+    """What all clients share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    client_id: str = Field("redbroker", max_length=200, description="Name of this client in groups and logs.")
+
+
+def configure(
+    model: type[C], storage_url: str | None, mapping: Mapping[str, Any] | None, keywords: Mapping[str, Any]
+) -> tuple[C, Settings]:
+    """The client's settings and the storage's; `SettingsError` names the first wrong one."""
+    own, storage = {}, {}
+    for name, value in {**(mapping or {}), **keywords}.items():
+        bare = name.replace(".", "_").replace("-", "_")
+        if bare in model.model_fields:
+            own[bare] = value
+        elif bare in Settings.model_fields:
+            storage[bare] = value
+        else:
+            raise SettingsError(f"{name} is not a setting of a {role(model)}{_meant(bare, model)}")
+    if storage_url is not None:
+        storage["storage_url"] = storage_url
+    try:
+        config = model(**own)
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        place = str(first["loc"][0]) if first["loc"] else role(model)
+        raise SettingsError(f"{place} = {first.get('input')!r} is wrong: {first['msg']}.") from None
+    return config, Settings.load(**storage)
+
+
+def role(model: type[ClientConfig]) -> str:
+    """`producer` for ProducerConfig."""
+    return model.__name__.removesuffix("Config").lower()
+
+
+def _meant(bare: str, model: type[ClientConfig]) -> str:
+    if bare in NOT_OURS:
+        return f": {NOT_OURS[bare]}."
+    close = difflib.get_close_matches(bare, [*model.model_fields, *Settings.model_fields], n=1)
+    return f"; did you mean {close[0]}?" if close else "."
