@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -246,6 +247,13 @@ async def test_a_commit_of_what_went_to_another_member_is_refused(connection: Co
     async with reader(connection, "orders", **settings) as first, reader(connection, **settings) as second:
         assert await values(first, 1) == [b"a"]
         second.subscribe(["orders"])
+        lost: list[TopicPartition] = []
+
+        class Listener(RebalanceListener):
+            async def on_lost(self, partitions: Any) -> None:
+                lost.extend(partitions)
+
+        first._listener = Listener()
         await until(lambda: second.health().state == "standby")
         assert first._membership is not None
         out = ConsumerHeartbeat(first._membership.member_id, LEAVE)  # as an administrator removes a member
@@ -257,6 +265,7 @@ async def test_a_commit_of_what_went_to_another_member_is_refused(connection: Co
         assert await values(second, 2) == [b"a", b"b"]
         assert await second.committed(FIRST) == {FIRST: None}
         await until(lambda: first.health().state == "standby")
+        assert lost == [FIRST]
 
 
 async def test_topics_made_later_are_read_where_the_pattern_matches(connection: Connection) -> None:
@@ -369,3 +378,30 @@ async def test_a_log_cut_back_by_a_failover_is_noticed(reset: str, caplog: pytes
                     assert "cut back to 2" in caplog.text
                     await consumer.seek(FIRST, 2)
                 assert await values(consumer, 1) == [b"e"]
+
+
+async def test_a_blocked_event_loop_is_told_with_its_cause(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"group_consumer_session_timeout_ms": 500, "group_consumer_heartbeat_interval_ms": 100}
+    async with Connection(valkey.unix_url, **settings) as connection:
+        topic = await orders(connection)
+        async with reader(connection, "orders", group_id="billing") as consumer:
+            await until(lambda: consumer.health().state == "joined")
+            time.sleep(0.7)  # noqa: ASYNC251 - that is the point
+            await append(connection, topic, b"a")
+            assert await values(consumer, 1) == [b"a"]
+            await until(lambda: "the event loop was blocked" in caplog.text)
+
+
+async def test_a_consumer_that_does_not_go_on_is_stuck(connection: Connection) -> None:
+    await orders(connection, b"a", b"b")
+    async with reader(connection, "orders", stuck_after_ms=50) as consumer:
+        assert (await anext(consumer)).value == b"a"
+        await until(lambda: consumer.health().state == "stuck")
+        health = consumer.health()
+        assert health.lag_records == 1
+        assert health.lag_s > 0
+        assert not health.healthy
+        assert (await anext(consumer)).value == b"b"
+        await consumer.getmany(timeout_ms=20)
+        assert consumer.health().lag_records == 0
+        assert consumer.health().state == "joined"
