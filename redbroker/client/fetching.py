@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from redbroker.client.positions import EARLIEST, LATEST, LogTruncated, Position
@@ -94,6 +94,11 @@ class Fetcher:
     def share(self) -> int:
         """The part of `prefetch_bytes` each partition may use; it is filled again once half empty."""
         return max(2, self._config.prefetch_bytes // max(1, len(self._positions)))
+
+    def taken(self, of: Position, before: int) -> None:
+        """Batches were taken out of a buffer that held `before` bytes: fetch again when it is half empty by that."""
+        if before >= self.share // 2 > of.buffered_bytes:
+            self.rest.end()
 
     # --- where to start ------------------------------------------------------------------------------------------
 
@@ -295,11 +300,3 @@ class Fetcher:
         else:
             await self.reset(each, "its epoch is unknown to the log")
         return True
-
-
-def lag_s(positions: Iterable[Position], now_ms: int) -> float:
-    """The age of the oldest buffered record that was not handed out yet, in seconds; 0 where all are read."""
-    oldest = [
-        int.from_bytes(each.batches[0].batch[27:35], "big", signed=True) for each in positions if each.batches
-    ]  # firstTimestamp of a batch
-    return max(0.0, (now_ms - min(oldest)) / 1000) if oldest else 0.0

@@ -253,7 +253,7 @@ async def test_a_commit_of_what_went_to_another_member_is_refused(connection: Co
             async def on_lost(self, partitions: Any) -> None:
                 lost.extend(partitions)
 
-        first._listener = Listener()
+        first._assignment.listener = Listener()
         await until(lambda: second.health().state == "standby")
         assert first._membership is not None
         out = ConsumerHeartbeat(first._membership.member_id, LEAVE)  # as an administrator removes a member
