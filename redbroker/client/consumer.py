@@ -182,10 +182,14 @@ class Consumer:
     async def __anext__(self) -> ConsumerRecord:
         """The next record: nothing is awaited while decoded ones are at hand."""
         hand = self._hand
-        at, chunk = hand.at, hand.chunk
-        if at < len(chunk):
+        at = hand.at
+        try:  # cheaper than to compare: the chunk ends once in hundreds of records
+            record = hand.chunk[at]
+        except IndexError:
+            pass
+        else:
             hand.at = at + 1
-            return chunk[at]
+            return record
         hand.all_done()
         await self._let_others_run()
         await self._more(None)
