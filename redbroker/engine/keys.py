@@ -14,6 +14,8 @@ them, all keys of one group have one tag (up to the first `}`), and the last `}:
                                       trimmed   bytes trimmed (estimated)  largest -> bytes of the largest batch
                                       time      largest batch timestamp    time_at -> last offset of that batch
                                       duplicates  answered duplicates (written, so that WAIT covers them)
+                                      bumped    ms, when this epoch began; gone once replicas have it
+                                      confirmed "<offset> <written>": the high watermark as last proved
     rb:{orders:0}:epochs     zset     leader epoch scored by its first offset
     rb:{orders:0}:producers  hash     producer id, 16 hex digits -> "epoch time first:last:offset …", newest first
     rb:{orders:0}:times      zset     sparse index, one per 64 batches or MiB: "<last offset, 16 digits>:<written>",
