@@ -37,6 +37,7 @@ def a_pair(binary: str | None) -> Iterator[tuple[Server, Server]]:
 
 
 def in_step(master: Server) -> None:
+    wait_until(lambda: "state=online" in master.info("slave0"), what="replica connects")
     wait_until(lambda: master.commands(("SET", "step", "1"), ("WAIT", 1, 500))[-1] == 1, what="replica is in step")
 
 
@@ -75,7 +76,7 @@ async def a_log(server: Server, copies: int = 2) -> AsyncIterator[Log]:
         await storage.close()
 
 
-async def put(log: Log, topic: Topic, count: int = 1, acks: int = 1, timeout_ms: int = 500) -> Appended | KafkaError:
+async def put(log: Log, topic: Topic, count: int = 1, acks: int = 1, timeout_ms: int = 10_000) -> Appended | KafkaError:
     batch = build_batch([Record(i, 1000 + i, b"k", b"v", []) for i in range(count)])
     [answer] = await log.append([Append(topic, 0, batch, read_header(batch))], acks=acks, timeout_ms=timeout_ms)
     return answer
@@ -129,7 +130,7 @@ async def test_what_a_silent_replica_lacks_is_not_read(pair: tuple[Server, Serve
         assert isinstance(await put(log, topic, 3, acks=-1), Appended)
         replica.stop()
         assert isinstance(await put(log, topic, 4), Appended)
-        late = await put(log, topic, 2, acks=-1)
+        late = await put(log, topic, 2, acks=-1, timeout_ms=300)
         assert isinstance(late, KafkaError)
         assert late.code is ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND
         read = Read(topic, 0, 3, 1 << 20)
@@ -210,7 +211,7 @@ async def test_a_silent_replica_is_soon_known_before_writing_and_comes_back_by_i
         assert "state=online" in master.info("slave0")
         replica.cont()
         async with asyncio.timeout(10):
-            while isinstance(await put(log, topic, acks=-1), KafkaError):
+            while isinstance(await put(log, topic, acks=-1, timeout_ms=500), KafkaError):
                 pass
 
 
