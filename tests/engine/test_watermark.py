@@ -105,6 +105,16 @@ async def test_acknowledged_by_all_is_readable_at_once(pair: tuple[Server, Serve
             assert (len(result.batches), result.next) == (1, number + 1)
 
 
+@pytest.mark.system
+async def test_a_replica_is_good_also_when_a_second_begins(pair: tuple[Server, Server]) -> None:
+    """The lag that Redis tells is -1 then, for a moment: appends back to back for two seconds meet it."""
+    topic = a_topic()
+    async with a_log(pair[0]) as log:
+        end = time.monotonic() + 2.2
+        while time.monotonic() < end:
+            assert isinstance(answer := await put(log, topic, acks=-1), Appended), answer
+
+
 async def test_a_waiting_reader_gets_unacknowledged_records_as_soon_as_the_replica_has_them(
     pair: tuple[Server, Server],
 ) -> None:

@@ -11,6 +11,7 @@
   as `diverging_epoch` and no records.
 * Errors no client expects of a Fetch (Redis too slow, too few replicas) are told as NOT_LEADER_OR_FOLLOWER.
 * OFFSET_OUT_OF_RANGE tells the log's start and high watermark, so that a client need not ask for them.
+* With replicas, records end at the high watermark, and a wait for more is woken when it moves (`engine/watermark.py`).
 * Without transactions the last stable offset is the high watermark. The aborted list is null for read_uncommitted
   and empty for read_committed; records are empty, never null: Kafka's way in both.
 * zstd batches are told only from v10 on: UNSUPPORTED_COMPRESSION_TYPE before. Replica ids and racks are ignored: there
