@@ -154,8 +154,11 @@ class Appends:
                 self._answer(partition, members, words, acked, copies)
             else:
                 self._answer(partition, members, reply.result(), 0, 1)
-            if not partition.appending and partition in self._healing:
-                self._healing[partition].settled.set()
+            if not partition.appending:
+                if partition.log_end > partition.proved:
+                    self._watermark.pursue_pending(partition)
+                if partition in self._healing:
+                    self._healing[partition].settled.set()
 
         reply.add_done_callback(settle)
 

@@ -86,6 +86,8 @@ class Partitions:
             if len(self._cached) >= PARTITIONS_CACHED_MAX:
                 self._cached.clear()  # hints only: they are learnt again
             partition = self._cached[topic.hex, number] = Partition(self._prefix, topic, number)
+        elif partition.topic is not topic:
+            partition.topic = topic  # its configuration has changed
         return partition
 
     def look(self, partition: Partition) -> asyncio.Future[Any]:

@@ -50,10 +50,12 @@ class Watermark:
         self._watched: dict[bytes, Partition] = {}  # by channel: whose announcements are not yet for readers
         self._due: dict[Address, dict[Partition, None]] = {}
         self._pursuits: dict[Address, asyncio.Task[None]] = {}
+        self._closed = False
         tail.gate = self._announced
 
     async def close(self) -> None:
         """Stop pursuing."""
+        self._closed = True
         tasks = list(self._pursuits.values())
         for task in tasks:
             task.cancel()
@@ -72,15 +74,16 @@ class Watermark:
         if len(self._watched) >= PARTITIONS_CACHED_MAX:
             self._watched.clear()  # announcements wake too early then, and readers look once more
         self._watched[partition.keys.tail] = partition
-        partition.log_end = look.end
         offset, written = map(int, look.confirmed.split()) if look.confirmed else (0, 0)
         if partition.proved_in < look.leader_epoch:
-            if partition.proved > offset and partition.proved <= look.since:  # what all copies had outlives a failover
+            if offset < partition.proved <= look.since:  # what all copies had outlives a failover
                 offset, written = partition.proved, partition.proved_written
-            partition.prove(look.leader_epoch, offset, written)
+            partition.log_end = look.end
+            self._move(partition, look.leader_epoch, offset, written)
         elif partition.proved_in == look.leader_epoch:
-            if offset > partition.proved:
-                partition.prove(look.leader_epoch, offset, written)
+            partition.log_end = max(look.end, partition.log_end)
+            if offset > partition.proved:  # proved by somebody else
+                self._move(partition, look.leader_epoch, offset, written)
             offset, written = partition.proved, partition.proved_written
         if offset < look.end and not partition.appending:
             self.pursue(partition)
@@ -101,10 +104,14 @@ class Watermark:
     def _proved(self, partition: Partition, log_start: int, epoch: int, end: int, written: int) -> None:
         if (epoch, end) <= (partition.proved_in, partition.proved):
             return
-        partition.prove(epoch, end, written)
         partition.log_end = max(end, partition.log_end)
         partition.place(log_start, end, written)
-        self._tail.advance(partition.keys.tail, end, written)
+        self._move(partition, epoch, end, written)
+
+    def _move(self, partition: Partition, epoch: int, offset: int, written: int) -> None:
+        """The high watermark moves: whoever waits for that is woken."""
+        partition.prove(epoch, offset, written)
+        self._tail.advance(partition.keys.tail, offset, written)
 
     def _announced(self, channel: bytes, end: int, written: int) -> bool:
         """An append was announced: False when readers may be woken by it, True when it has yet to be proved."""
@@ -138,12 +145,14 @@ class Watermark:
         return bool(acked >= replicas)
 
     def pursue_pending(self, partition: Partition) -> None:
-        """Somebody begins to wait: go on proving what is there already."""
+        """Somebody begins to wait, or the last append under way has ended: prove what is there already."""
         if partition.log_end > partition.proved and self.replicas(partition):
             self.pursue(partition)
 
     def pursue(self, partition: Partition) -> None:
         """Prove the log end soon, and again until it is as long as somebody waits."""
+        if self._closed:
+            return
         address = self._storage.master_of(partition.keys.state)
         self._due.setdefault(address, {})[partition] = None
         pursuit = self._pursuits.get(address)

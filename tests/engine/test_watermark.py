@@ -134,6 +134,38 @@ async def test_a_waiting_reader_gets_unacknowledged_records_as_soon_as_the_repli
         assert sorted(took)[10] < 0.1
 
 
+async def test_what_somebody_else_proved_wakes_those_who_wait_here(pair: tuple[Server, Server]) -> None:
+    """A look takes over another process's high watermark, and a waiting reader of the same process must hear of it."""
+    topic = a_topic()
+    async with a_log(pair[0]) as here, a_log(pair[0]) as there:
+        await put(here, topic, acks=-1)
+        await followed(here, Read(topic, 0, 0, 1 << 20))
+        for number in range(1, 30):
+            reading = asyncio.ensure_future(followed(here, Read(topic, 0, number, 1 << 20), 5))
+            await put(there, topic, acks=-1)
+            await asyncio.gather(*(log.bounds([(topic, 0)]) for log in (there, here)))
+            assert (await reading).next == number + 1
+
+
+async def test_a_changed_number_of_copies_counts_at_once(pair: tuple[Server, Server]) -> None:
+    topic, (master, replica) = a_topic(), pair
+    settings = Settings(storage_url=master.url)
+    storage = await Storage.open(settings)
+    tail = Tail(storage, settings)
+    log = Log(storage, tail, settings, copies=lambda topic: int(topic.configs.get("min.insync.replicas", "2")))
+    try:
+        await put(log, topic, acks=-1)
+        replica.stop()
+        await put(log, topic)
+        assert (await get(log, Read(topic, 0, 0, 1 << 20))).next == 1
+        relaxed = Topic(topic.name, topic.id, 1, {"min.insync.replicas": "1"}, topic.created_ms)
+        assert (await get(log, Read(relaxed, 0, 0, 1 << 20))).next == 2
+    finally:
+        await log.close()
+        await tail.close()
+        await storage.close()
+
+
 async def test_what_a_silent_replica_lacks_is_not_read(pair: tuple[Server, Server]) -> None:
     topic, (master, replica) = a_topic(), pair
     async with a_log(master) as log, a_log(master) as other:
