@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from redbroker.engine.compaction import Compaction, pairs
 from redbroker.engine.counts import JanitorCounts
-from redbroker.engine.retention import Retention
+from redbroker.engine.retention import HURRY, Retention
 from redbroker.engine.scripts import script
 from redbroker.errors import KafkaError
 
@@ -44,7 +44,6 @@ class Dirt(NamedTuple):
     first_ms: int
     tombstones: int
     horizons: bytes
-    leftover: int
 
     @property
     def dirty_bytes(self) -> int:
@@ -76,13 +75,14 @@ class Janitor:
         self.retention = Retention(storage, settings, pressure, self.counts)
 
     async def run(self) -> None:
-        """Trim and compact side by side; never returns."""
+        """Trim and compact side by side, more often while memory is short; never returns."""
         await asyncio.gather(self._every(self._settings.retention_check_ms, self.trim),
                              self._every(self._settings.compaction_check_ms, self.compact))  # fmt: skip
 
     async def _every(self, interval_ms: int, work: object) -> None:
         while True:
-            await asyncio.sleep(interval_ms / 1000 * random.uniform(0.8, 1.2))
+            hurry = 1 if self._pressure.calm else HURRY
+            await asyncio.sleep(interval_ms / 1000 / hurry * random.uniform(0.8, 1.2))
             try:
                 await work()  # type: ignore[operator]
             except KafkaError as away:
@@ -123,13 +123,13 @@ class Janitor:
     async def dirtiness(self, partition: Partition) -> float | None:
         """The dirty share of a partition that is due to be compacted; None where it is not."""
         topic, keys = partition.topic, partition.keys
-        named = (keys.log, keys.state, keys.epochs, keys.times, keys.janitor, keys.compacted)
+        named = (keys.log, keys.state, keys.epochs, keys.times)
         dirt = Dirt._make(
             await self._storage.run(script("look_dirty"), named, (topic.hex, topic.min_compaction_lag_ms))
         )
         seen = [ms for _, ms in pairs(dirt.horizons)]
         waits_ms = dirt.now_ms - seen[-1] if seen and dirt.tombstones else -1
-        if waits_ms > topic.delete_retention_ms or dirt.leftover:
+        if waits_ms > topic.delete_retention_ms:
             return dirt.ratio
         if dirt.first_ms < 0:
             return None

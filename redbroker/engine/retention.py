@@ -69,7 +69,7 @@ class Retention:
         """One call: (entries freed, whether another call goes on, bytes of an average batch)."""
         topic, keys = partition.topic, partition.keys
         ms, nbytes = (topic.retention_ms, topic.retention_bytes) if topic.deleting else (FOREVER, FOREVER)
-        named = (keys.log, keys.state, keys.epochs, keys.times)
+        named = (keys.log, keys.state, keys.epochs, keys.times, *keys.compaction)
         _, freed, gone, more, typical = await self._storage.run(
             self._script, named, (topic.hex, ms, nbytes, SCAN_BATCHES, entries)
         )

@@ -1,11 +1,11 @@
 -- look_dirty: what there is to compact in a partition: bytes by the counters, and the time of its first dirty batch.
 --
 -- `ready` counts the bytes written up to the youngest index entry older than `lag_ms`. `first_ms` is -1 where nothing
--- but the last batch is dirty, which stays as it is. `leftover` says that a compaction was left half done.
+-- but the last batch is dirty, which stays as it is.
 --
--- KEYS   log state epochs times janitor compacted
+-- KEYS   log state epochs times
 -- ARGV   topic_id lag_ms:int
--- GIVES  now written trimmed cleaned_written ready first_ms tombstones horizons leftover
+-- GIVES  now written trimmed cleaned_written ready first_ms tombstones horizons
 -- FAILS  UNKNOWN_TOPIC_OR_PARTITION UNKNOWN_TOPIC_ID
 -- USES   refuse clock
 
@@ -27,7 +27,5 @@ if entry and tonumber(string.match(entry[1], '%-(%d+)$')) + 1 < tonumber(field[3
   local attributes, _, oldest, youngest = struct.unpack('>Hi4i8i8', entry[2][2], 22)
   first_ms = math.max(0, math.floor(attributes / 8) % 2 == 1 and youngest or oldest)
 end
-local leftover = redis.call('EXISTS', compacted)
-if leftover == 1 and tonumber(redis.call('HGET', janitor, 'until') or 0) > now then leftover = 0 end
 return {now, tonumber(field[4]), tonumber(field[5]), tonumber(field[7] or 0), ready, first_ms, tonumber(field[8] or 0),
-  field[9] or '', leftover}
+  field[9] or ''}

@@ -8,7 +8,9 @@
 -- old as the youngest before it. At most `scan` batches are looked at and `limit` entries freed; `more` says that
 -- another call goes on.
 --
--- KEYS   log state epochs times
+-- What a compaction left half done, when nobody has its lease any more, is removed on the way.
+--
+-- KEYS   log state epochs times janitor compacted compacted_times
 -- ARGV   topic_id retention_ms:int retention_bytes:int scan:int limit:int
 -- GIVES  log_start freed freed_bytes more typical_bytes
 -- FAILS  UNKNOWN_TOPIC_OR_PARTITION UNKNOWN_TOPIC_ID
@@ -71,6 +73,9 @@ if retention_ms >= 0 and start < next_offset then
   end
 end
 
+if redis.call('EXISTS', compacted) == 1 and tonumber(redis.call('HGET', janitor, 'until') or 0) < clock() then
+  redis.call('UNLINK', compacted, compacted_times, janitor)
+end
 local freed, gone = trim_to(log, state, epochs, times, cut, field, limit)
 local typical = math.floor(written / math.max(1, tonumber(values[7])))
 return {cut, freed, gone - trimmed, (freed > 0 or (unseen and cut > start)) and 1 or 0, typical}
