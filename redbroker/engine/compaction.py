@@ -16,8 +16,9 @@ replication stream, so a replica that has the swap has that too: it needs no WAI
 Tombstones: a reader must be able to see one for `delete.retention.ms` after the records it deletes are gone, that is
 after the swap that compacted it. `horizons` keeps those times: "<first offset above> : <time of the swap>".
 
-Transactions are not offered yet. A transactional or control batch ends the dirty part: which of them were aborted is
-not known here. A batch that cannot be decoded is kept as it is.
+It stops before the last batch, and so before the end of what is committed as far as this is known: `Lease.next` is the
+one place that says where that is. Transactions are not offered yet. A transactional or control batch ends the dirty
+part: which of them were aborted is not known here. A batch that cannot be decoded is kept as it is.
 """
 
 from __future__ import annotations
@@ -163,6 +164,8 @@ class Compaction:
             self._through = id_
             kept = await self._filter(batch, last, newest if last >= first_dirty else None)
             if kept is not None:
+                if last == lease.time_at:
+                    self._time_kept = read_header(kept).max_timestamp == read_header(batch).max_timestamp
                 await self._keep(id_, last, kept)
         await self._flush()
         await self._swap(end)
@@ -251,7 +254,6 @@ class Compaction:
     async def _keep(self, id_: bytes, last: int, batch: bytes) -> None:
         nbytes, youngest = len(batch), read_header(batch).max_timestamp
         self._youngest = max(self._youngest, youngest)
-        self._time_kept |= last == self._lease.time_at
         indexed = self._index[-1][2] if self._index else 0
         self._kept_bytes += nbytes
         self._kept_batches += 1

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from redbroker.engine.scripts import script
-from redbroker.errors import KafkaError
+from redbroker.errors import ErrorCode, KafkaError
 
 if TYPE_CHECKING:
     from redbroker.config import Settings
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
     from redbroker.engine.counts import JanitorCounts
     from redbroker.engine.partition import Partition
     from redbroker.engine.pressure import Pressure
+    from redbroker.engine.target import Address
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 50
+ROUND_S_MIN = 5.0
 SCAN_BATCHES = 64
 STEP_BYTES = 4 * 1024 * 1024
 STEP_ENTRIES_MIN, STEP_ENTRIES_MAX = 200, 1_000
 HURRY = 10
 """So many times faster while memory is short."""
 FOREVER = -1
+AWAY = (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT)
 
 
 class Retention:
@@ -42,24 +44,31 @@ class Retention:
         self._script = script("retain")
 
     async def round(self, partitions: Iterable[Partition]) -> None:
-        """Bring these partitions to where their topics' configs want them."""
+        """Bring these partitions to where their topics' configs want them; what takes too long is left to the next.
+
+        One step after another: between two of them Redis serves everybody else. A partition with more to free goes
+        behind the others; those of a node that is away are passed over.
+        """
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + max(ROUND_S_MIN, self._settings.retention_check_ms / 1000)
         due = deque((partition, STEP_ENTRIES_MIN) for partition in partitions)
-        while due:
-            some = [due.popleft() for _ in range(min(AT_ONCE, len(due)))]
-            freed = 0
-            for partition, entries in some:  # one after another: between two steps Redis serves everybody else
-                try:
-                    gone, more, typical = await self.step(partition, entries)
-                except KafkaError as away:  # deleted meanwhile, or its node is away: the next round sees it again
-                    log.debug("%s could not be trimmed: %s", partition.name, away)
-                    continue
-                freed += gone
-                if more:
-                    step = max(STEP_ENTRIES_MIN, min(STEP_ENTRIES_MAX, STEP_BYTES // max(1, typical)))
-                    due.append((partition, step))
-                if gone:
-                    await asyncio.sleep(gone / self._rate)
-            await asyncio.sleep(0)
+        away: set[Address] = set()
+        while due and loop.time() < ends_s:
+            partition, entries = due.popleft()
+            master = self._storage.master_of(partition.keys.log)
+            if master in away:
+                continue
+            try:
+                freed, more, typical = await self.step(partition, entries)
+            except KafkaError as refused:  # deleted meanwhile, or its node is away: the next round sees it again
+                log.debug("%s could not be trimmed: %s", partition.name, refused)
+                if refused.code in AWAY:
+                    away.add(master)
+                continue
+            if more:
+                due.append((partition, max(STEP_ENTRIES_MIN, min(STEP_ENTRIES_MAX, STEP_BYTES // max(1, typical)))))
+            if freed:
+                await asyncio.sleep(freed / self._rate)
 
     @property
     def _rate(self) -> int:

@@ -198,6 +198,22 @@ async def test_producers_windows_and_times_are_what_they_were(valkey: Any) -> No
         assert (again.base_offset, again.duplicate) == (199, True)
 
 
+async def test_the_largest_time_is_found_anew_when_its_record_is_gone(valkey: Any) -> None:
+    async with a_place(valkey.url) as place:
+        await place.put([(b"a", b"old")], time=9_000)
+        await place.put([(b"b", b"kept"), (b"a", b"new")], time=5_000)
+        await place.put([(b"c", b"kept"), (b"d", b"old")], time=9_998)
+        await place.put([(b"d", b"new")], time=7_000)
+        await place.put([(b"z", b"end")], time=1_000)
+        [before] = await place.log.find_max_time([(place.topic, 0)])
+        assert isinstance(before, tuple)
+        assert before[:2] == (4, 9_999)
+        await place.compact()
+        [after] = await place.log.find_max_time([(place.topic, 0)])
+        assert isinstance(after, tuple)
+        assert after[:2] == (3, 9_998)
+
+
 async def test_appends_and_readers_go_on_while_it_runs(valkey: Any) -> None:
     async with a_place(valkey.url) as place:
         for number in range(300):
@@ -294,8 +310,11 @@ async def test_whoever_dies_at_a_step_leaves_what_the_next_one_removes(
         assert not await place.storage.call(keys.log, "EXISTS", *keys.compaction)
 
 
-async def test_a_step_sent_again_changes_nothing(valkey: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with a_place(valkey.url) as place:
+@pytest.mark.parametrize("kind", ["valkey", "redis7"])
+async def test_a_step_sent_again_changes_nothing(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_place(request.getfixturevalue(kind).url) as place:
         for number in range(150):
             await place.put([(b"%d" % (number % 70), b"%d" % number)])
         before, run = await place.rows(), place.storage.run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -21,9 +20,11 @@ pytestmark = pytest.mark.anyio
 HOUR_MS = 3_600_000
 
 
-@pytest.fixture
-async def engine(valkey: Any) -> AsyncIterator[Engine]:
-    async with Engine.open(Settings(storage_url=valkey.url, num_partitions=1)) as engine:
+@pytest.fixture(params=["valkey", "redis7"])
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    async with Engine.open(
+        Settings(storage_url=request.getfixturevalue(request.param).url, num_partitions=1)
+    ) as engine:
         yield engine
 
 
