@@ -144,11 +144,13 @@ async def produce(request: Any, ctx: Context) -> Any:
             result.log_start_offset = outcome.log_start
             if entry.topic.log_append_time:
                 result.log_append_time_ms = now_ms
-    if not ctx.engine.pressure.calm:
-        ctx.throttle_ms = throttle_ms(ctx, entries)
+    pause_ms = 0 if ctx.engine.pressure.calm else throttle_ms(ctx, entries)
+    if not ctx.error_code:
+        # Not after a refusal: what was sent behind it must be refused too, not wait until records are taken again.
+        ctx.throttle_ms = pause_ms
     if request.acks == 0:
         return silence(responses)
-    return Response(responses, ctx.throttle_ms)
+    return Response(responses, pause_ms)
 
 
 def throttle_ms(ctx: Context, entries: list[Append]) -> int:
