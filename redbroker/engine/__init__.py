@@ -4,8 +4,8 @@
         topic = await engine.topics.ensure("orders")
         await engine.log.append([Append(topic, 0, batch, header)], acks=-1, timeout_ms=5_000)
 
-Nouns: `topics`, `log`, `groups`, `offsets`, `workers`, `durability`; beneath them `storage` (calls and scripts) and
-`tail` (wake-ups).
+Nouns: `topics`, `log`, `groups`, `offsets`, `workers`, `durability`, `survey`; beneath them `storage`
+(calls and scripts) and `tail` (wake-ups).
 Opening starts the embedded server where `storage_url` asks for one, finds the masters and checks their settings.
 """
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from redbroker.engine.groups import Groups
     from redbroker.engine.log import Log
     from redbroker.engine.offsets import Offsets
+    from redbroker.engine.survey import Survey
     from redbroker.engine.tail import Tail
     from redbroker.engine.topics import Topic, Topics
     from redbroker.engine.workers import Workers
@@ -57,12 +58,13 @@ class Engine:
         durability: Durability,
         groups: Groups,
         offsets: Offsets,
+        survey: Survey,
         cluster_id: str,
         checks: list[Finding],
     ) -> None:
         self.settings, self.storage, self.tail = settings, storage, tail
         self.topics, self.log, self.workers, self.durability = topics, log, workers, durability
-        self.groups, self.offsets = groups, offsets
+        self.groups, self.offsets, self.survey = groups, offsets, survey
         self.cluster_id, self.checks = cluster_id, checks
         self._producer_id = 0
 
@@ -98,6 +100,7 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     from redbroker.engine.keys import MetaKeys
     from redbroker.engine.log import Log
     from redbroker.engine.offsets import Offsets
+    from redbroker.engine.survey import Survey
     from redbroker.engine.tail import Tail
     from redbroker.engine.tending import Tender
     from redbroker.engine.topics import Topics
@@ -144,7 +147,8 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
         _background(work, stack)
     risks = [finding for finding in findings if finding.level == "risk"]
     return Engine(
-        settings, storage, tail, topics, logs, workers, durability, groups, offsets, cluster_id, risks
+        settings, storage, tail, topics, logs, workers, durability, groups, offsets,
+        Survey(storage, settings, topics), cluster_id, risks,
     )  # fmt: skip
 
 
