@@ -42,6 +42,11 @@ class Process:
     def pid(self) -> int:
         return self.running.pid
 
+    @property
+    def http(self) -> str:
+        """host:port of its metrics, where it was started with an `--http-port`."""
+        return self._named("http")
+
     def _named(self, what: str) -> str:
         found = re.search(rf"  {what} (\S+)", self.ready_line)
         assert found, f"no {what} in {self.ready_line!r}"

@@ -1,0 +1,84 @@
+"""A real Prometheus on a free port, with the rules of grafana/alerts.yml; stopped by its process id."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.servers import free_port
+
+ALERTS = Path(__file__).parents[2] / "grafana" / "alerts.yml"
+INTERVAL = {"$__rate_interval": "20s", "$topic": ".*", "$group": ".*", "$instance": ".*"}
+"""What Grafana puts in place of its variables."""
+
+
+def prometheus_binary() -> str | None:
+    """Debian's package `prometheus`, if it is installed."""
+    return shutil.which("prometheus")
+
+
+class Prometheus:
+    """`with Prometheus(folder, ["127.0.0.1:9644"]) as prometheus:` scrapes these every second."""
+
+    def __init__(self, folder: Path, targets: Sequence[str]) -> None:
+        self.folder, self.targets, self.port = folder, list(targets), free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Prometheus:
+        self.scrape(self.targets)
+        configuration = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(ALERTS)],
+            "scrape_configs": [
+                {"job_name": "redbroker", "file_sd_configs": [{"files": [str(self.folder / "targets.json")]}]}
+            ],
+        }
+        (self.folder / "prometheus.yml").write_text(json.dumps(configuration))
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [prometheus_binary() or "prometheus", f"--config.file={self.folder}/prometheus.yml",
+                 f"--storage.tsdb.path={self.folder}/data", f"--web.listen-address=127.0.0.1:{self.port}"],
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        self.wait_for("vector(1)", 30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+
+    def scrape(self, targets: Sequence[str]) -> None:
+        """Scrape these from now on."""
+        (self.folder / "targets.json").write_text(json.dumps([{"targets": list(targets)}]))
+
+    def get(self, what: str, **asked: object) -> Any:
+        """One call of Prometheus' API."""
+        url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{urllib.parse.urlencode(asked)}"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return json.load(answer)["data"]
+
+    def values(self, query: str) -> list[float]:
+        """The values of a query now."""
+        for name, value in INTERVAL.items():
+            query = query.replace(name, value)
+        return [float(each["value"][1]) for each in self.get("query", query=query)["result"]]
+
+    def wait_for(self, query: str, timeout_s: float) -> None:
+        """Wait until a query gives something."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                if self.values(query):
+                    return
+            except OSError:
+                pass
+            time.sleep(0.3)
+        raise TimeoutError(f"{query} gave nothing within {timeout_s} s; see {self.folder}/log")
