@@ -1,8 +1,9 @@
 """Every panel and every alert once: title, unit and query. `python -m grafana` writes the files from this one.
 
 A panel is (title, unit, {legend: query}); legends are Grafana's, `{{topic}}` being a label. `$topic`, `$group`
-and `$instance` are the dashboards' variables. Figures of the cluster are told by one worker each (redbroker/broker/observer.py), so
-`sum()` is right; where an instant of a moving leader shows a series twice, `max by` takes one.
+and `$instance` are the dashboards' variables. Figures of the cluster are told by one worker each
+(redbroker/broker/observer.py), so `sum()` is right; where an instant of a moving leader shows a series twice, `max by`
+takes one.
 """
 
 from __future__ import annotations
@@ -175,7 +176,8 @@ ALERTS = [
     Alert("GroupRebalancesOften", "sum by (group) (increase(redbroker_group_rebalances_total[10m])) > 10", "10m",
           "warning", "Group {{ $labels.group }} rebalances all the time."),
     Alert("EventLoopSlow",
-          "histogram_quantile(0.99, sum by (le, instance) (rate(redbroker_event_loop_delay_seconds_bucket[5m]))) > 0.25",
+          "histogram_quantile(0.99,"
+          " sum by (le, instance) (rate(redbroker_event_loop_delay_seconds_bucket[5m]))) > 0.25",
           "5m", "warning", "Worker {{ $labels.instance }} has more to do than one processor can."),
     Alert("ClientsRefused", "increase(redbroker_connections_refused_total[5m]) > 0", "0m", "warning",
           "Worker {{ $labels.instance }} refuses clients: connections_max are open."),

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from examples.load import Load
 from examples.processes import Process, stop_all
 from grafana.__main__ import files
 from grafana.panels import ALERTS, DASHBOARDS
-from tests.support.load import Load
-from tests.support.prometheus import Prometheus, prometheus_binary
+from grafana.prometheus import Prometheus, prometheus_binary
 from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import time
 import urllib.parse
@@ -12,11 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.support.servers import free_port
-
-ALERTS = Path(__file__).parents[2] / "grafana" / "alerts.yml"
+ALERTS = Path(__file__).with_name("alerts.yml")
 INTERVAL = {"$__rate_interval": "20s", "$topic": ".*", "$group": ".*", "$instance": ".*"}
 """What Grafana puts in place of its variables."""
+
+
+def filled(query: str) -> str:
+    """A query with something in place of Grafana's variables."""
+    for name, value in INTERVAL.items():
+        query = query.replace(name, value)
+    return query
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
 
 
 def prometheus_binary() -> str | None:
@@ -61,15 +73,23 @@ class Prometheus:
 
     def get(self, what: str, **asked: object) -> Any:
         """One call of Prometheus' API."""
-        url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{urllib.parse.urlencode(asked)}"
+        url = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(asked)}"
         with urllib.request.urlopen(url, timeout=20) as answer:
             return json.load(answer)["data"]
 
     def values(self, query: str) -> list[float]:
         """The values of a query now."""
-        for name, value in INTERVAL.items():
-            query = query.replace(name, value)
-        return [float(each["value"][1]) for each in self.get("query", query=query)["result"]]
+        return [float(each["value"][1]) for each in self.get("query", query=filled(query))["result"]]
+
+    def over(self, query: str, begin_s: float, end_s: float) -> list[float]:
+        """The values of a query over a time, a second apart."""
+        found = self.get("query_range", query=filled(query), start=begin_s, end=end_s, step=1)["result"]
+        return [float(value) for each in found for _, value in each["values"]]
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
 
     def wait_for(self, query: str, timeout_s: float) -> None:
         """Wait until a query gives something."""
