@@ -3,8 +3,8 @@
     python -m bench.soak --minutes 10 [--keep FOLDER]
 
 It ends with an account and code 0 when no record was lost, no client had an error it did not get over, and memory was
-flat: in the last third Redis and the workers use no more than a tenth above the middle third. `--keep` leaves the data of
-Prometheus there, for `python -m grafana.picture --data FOLDER/data`.
+flat: in the last third Redis and the workers use no more than a tenth above the middle third. `--keep` leaves the data
+of Prometheus there, for `python -m grafana.picture --data FOLDER`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def soak(asked: argparse.Namespace, scratch: Path, kept: Path) -> int:
                 restarts += 1
             time.sleep(pause_s)
             growth = {name: grown(prometheus, query, began_s) for name, query in MEMORY.items()}
-            load.__exit__()  # what is left is read while Prometheus still looks on
+            load.stop()  # what is left is read while Prometheus still looks on
     finally:
         stop_all(workers)
     return account(load, growth, restarts, time.time() - began_s)
@@ -81,30 +81,26 @@ def soak(asked: argparse.Namespace, scratch: Path, kept: Path) -> int:
 def grown(prometheus: Prometheus, query: str, began_s: float) -> float:
     """How much higher the last third's peak is than the middle third's, as a factor."""
     third = (time.time() - began_s) / 3
-    middle, last = (
-        max(prometheus.over(query, began_s + part * third, began_s + (part + 1) * third), default=0.0)
-        for part in (1, 2)
-    )
+
+    def peak(part: int) -> float:
+        return max(prometheus.over(query, began_s + part * third, began_s + (part + 1) * third), default=0.0)
+
+    middle, last = peak(1), peak(2)
     return last / middle if middle else float("nan")
 
 
 def account(load: Load, growth: dict[str, float], restarts: int, seconds: float) -> int:
     """Print what happened; 0 when it is as it should be."""
+    missing = load.producer.acknowledged - load.received - load.lost
     faults = [
         *(f"a producer's error: {error}" for error in load.producer.errors[:3]),
         *(f"a consumer's error: {error}" for error in load.errors[:3]),
         *([f"{load.lost:,} records were jumped over"] if load.lost else []),
-        *(
-            [f"{load.producer.acknowledged - load.received:,} records never came"]
-            if load.received < load.producer.acknowledged
-            else []
-        ),
+        *([f"{missing:,} records never came"] if missing > 0 else []),
         *(f"memory of {name} grew by {factor - 1:.0%}" for name, factor in growth.items() if not factor <= GROWTH_MAX),
     ]
     print(f"{seconds / 60:.1f} minutes, {restarts} restarts of {WORKERS} workers")
-    print(
-        f"{load.producer.acknowledged:,} records acknowledged, {load.received:,} received, {load.doubled:,} of them again"
-    )
+    print(f"{load.producer.acknowledged:,} records acknowledged, {load.received:,} received, {load.doubled:,} twice")
     print(f"longest pause of a partition {load.producer.longest_pause_s:.2f} s")
     print("memory, last third over middle third: " + ", ".join(f"{name} x {each:.2f}" for name, each in growth.items()))
     for fault in faults:

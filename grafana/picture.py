@@ -1,7 +1,7 @@
 """A picture of the overview dashboard, drawn from a Prometheus as SVG: `python -m grafana.picture --data FOLDER`.
 
-For documents: no browser and no Grafana is needed. `--url` asks a running Prometheus, `--data` starts one on the data that
-`python -m bench.soak --keep` left.
+For documents: no browser and no Grafana is needed. `--url` asks a running Prometheus, `--data` starts one on the data
+that `python -m bench.soak --keep` left.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def chart(panel: Panel, lines: list[Series], x: float, y: float, begin_s: float,
         label = shown(highest * step / 3, panel.unit)
         yield f'<text x="{left - 6}" y="{level + 4:.1f}" fill="{FAINT}" font-size="10" text-anchor="end">{label}</text>'
     if not lines:
-        yield f'<text x="{left + wide / 2}" y="{top + high / 2}" fill="{FAINT}" font-size="12" text-anchor="middle">none</text>'
+        middle = f'x="{left + wide / 2}" y="{top + high / 2}"'
+        yield f'<text {middle} fill="{FAINT}" font-size="12" text-anchor="middle">none</text>'
     place = left
     for colour, (name, points) in zip(COLOURS, lines, strict=False):
         path = " ".join(
