@@ -43,10 +43,11 @@ class Sizes:
     serial_records: int
     paced_records: int
     window_seconds: float
+    compacted_records: int
 
 
-FULL = Sizes(400_000, 1_000_000, 3_000, 600, 2.0)
-QUICK = Sizes(150_000, 500_000, 1_000, 200, 1.0)
+FULL = Sizes(400_000, 1_000_000, 3_000, 600, 2.0, 1_000_000)
+QUICK = Sizes(150_000, 500_000, 1_000, 200, 1.0, 100_000)
 
 Samples = dict[str, Sample]
 
@@ -136,6 +137,25 @@ def patched_environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+def housekeeping(contender: Contender, sizes: Sizes) -> Samples:
+    """Trimming and compaction beside a paced producer, through the engine, without a broker."""
+    with contender.storage() as running:
+        load: dict[str, Any] = {"trim_per_batch": 10, "keys": sizes.compacted_records // 10}
+        answer, cpu = run_client(
+            "housekeeping",
+            running,
+            url=running.storage_url,
+            trim_records=10 * sizes.compacted_records,
+            records=sizes.compacted_records,
+            **load,
+        )
+    return {
+        "trim_p99_ratio": Sample(answer["trim_p99_ratio"]),
+        "compaction": Sample(answer["compaction_s"], cpu),
+        "compaction_cpu": Sample(answer["compaction_cpu_share"]),
+    }
+
+
 def groups(contender: Contender, sizes: Sizes) -> Samples:
     """New groups of one member with three clients, and a second member that comes and goes."""
     # The interval of the classic members below: it is the client's own share of what is measured.
@@ -183,6 +203,7 @@ class Workload:
 WORKLOADS = (
     Workload(start, ("start", "idle_memory")),
     Workload(appends, ("appends",), ("valkey", "redis")),
+    Workload(housekeeping, ("trim_p99_ratio", "compaction", "compaction_cpu"), ("valkey", "redis")),
     Workload(one_record, ("one_record",)),
     Workload(latency, ("serial_p50", "serial_p99", "end_to_end_p50", "end_to_end_p99")),
     Workload(
