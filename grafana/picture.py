@@ -48,7 +48,8 @@ def series_of(panel: Panel, url: str, begin_s: float, end_s: float) -> list[Seri
                 name = name.replace("{{%s}}" % label, value)  # noqa: UP031
             points = [(float(at), float(value)) for at, value in each["values"]]
             found.append((name, [point for point in points if math.isfinite(point[1])]))
-    return [each for each in found if each[1]][:SERIES_MAX]
+    highest = sorted((each for each in found if each[1]), key=lambda each: -max(value for _, value in each[1]))
+    return highest[:SERIES_MAX] if len(found) > SERIES_MAX else [each for each in found if each[1]]
 
 
 def shown(value: float, unit: str) -> str:
