@@ -68,6 +68,7 @@ DASHBOARDS: dict[str, list[Panel]] = {
         Panel("Errors told to clients", "reqps", {
             "{{api}} {{error}}": rate("redbroker_requests_total", "api, error", 'error!="NONE"')}),
         Panel("Connections", "short", {"{{instance}}": "sum by (instance) (redbroker_connections)"}),
+        Panel("Requests per second", "reqps", {"{{api}}": rate("redbroker_requests_total", "api")}),
     ],
     "topics": [
         Panel("Records in", "short", {"{{topic}}": rate("redbroker_topic_records_in_total", "topic", TOPIC)}),

@@ -48,7 +48,8 @@ def series_of(panel: Panel, url: str, begin_s: float, end_s: float) -> list[Seri
                 name = name.replace("{{%s}}" % label, value)  # noqa: UP031
             points = [(float(at), float(value)) for at, value in each["values"]]
             found.append((name, [point for point in points if math.isfinite(point[1])]))
-    return [each for each in found if each[1]][:SERIES_MAX]
+    highest = sorted((each for each in found if each[1]), key=lambda each: -max(value for _, value in each[1]))
+    return highest[:SERIES_MAX] if len(found) > SERIES_MAX else [each for each in found if each[1]]
 
 
 def shown(value: float, unit: str) -> str:
@@ -130,12 +131,20 @@ def main() -> None:
     asked = parser.parse_args()
     with contextlib.ExitStack() as stack:
         url = asked.url or stack.enter_context(Prometheus(asked.data, [])).url
-        found = ask(url, "up", time.time() - 86_400, time.time())
-        times = [float(at) for each in found for at, _ in each["values"]]
-        begin_s, end_s = min(times), max(times)
-        # A day in so few steps is coarse: look again, closely, at the time in which there was something.
-        times = [float(at) for each in ask(url, "up", begin_s - 400, end_s + 400) for at, _ in each["values"]]
-        asked.out.write_text(draw(url, min(times), max(times), asked.board))
+        begin_s, end_s = seen(url)
+        asked.out.write_text(draw(url, begin_s, end_s, asked.board))
+
+
+def seen(url: str) -> tuple[float, float]:
+    """The first and the last scrape of the last day."""
+    now_s = time.time()
+    found = ask(url, "timestamp(up)", now_s - 86_400, now_s)
+    around = [float(at) for each in found for _, at in each["values"]]
+    if not around:
+        raise SystemExit("nothing was scraped within the last day")
+    # A day in so few steps is coarse: look at its beginning once more, closely.
+    first = ask(url, "timestamp(up)", min(around) - 86_400 / POINTS, min(around))
+    return min(float(at) for each in first for _, at in each["values"]), max(around)
 
 
 if __name__ == "__main__":
