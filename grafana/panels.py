@@ -85,6 +85,10 @@ DASHBOARDS: dict[str, list[Panel]] = {
             f" - redbroker_partition_start_offset{{{TOPIC}}}))"}),
         Panel("Trimmed records per second", "short", {
             "{{topic}}": f"sum by (topic) (deriv(redbroker_partition_start_offset{{{TOPIC}}}{WINDOW}))"}),
+        Panel("Trimmed bytes per second", "Bps", {"bytes": rate("redbroker_janitor_trimmed_bytes_total")}),
+        Panel("Compactions per hour", "short", {
+            "done": f"3600 * {rate('redbroker_janitor_compactions_total')}",
+            "failed": f"3600 * {rate('redbroker_janitor_compactions_failed_total')}"}),
         Panel("Leader epochs", "short", {
             "{{topic}}": f"max by (topic) (redbroker_partition_leader_epoch{{{TOPIC}}})"}),
     ],
@@ -176,6 +180,8 @@ ALERTS = [
           "Group {{ $labels.group }} has records to read and commits nothing."),
     Alert("GroupRebalancesOften", "sum by (group) (increase(redbroker_group_rebalances_total[10m])) > 10", "10m",
           "warning", "Group {{ $labels.group }} rebalances all the time."),
+    Alert("CompactionFails", "increase(redbroker_janitor_compactions_failed_total[1h]) > 3", "0m", "warning",
+          "Worker {{ $labels.instance }} cannot compact a partition; its log says why."),
     Alert("EventLoopSlow",
           "histogram_quantile(0.99,"
           " sum by (le, instance) (rate(redbroker_event_loop_delay_seconds_bucket[5m]))) > 0.25",

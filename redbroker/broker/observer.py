@@ -16,10 +16,12 @@ import logging
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from redbroker.broker.redis_figures import write_nodes
+from redbroker.engine.counts import JanitorCounts
 from redbroker.errors import KafkaError
 from redbroker.metrics import Text, labelled
 
@@ -77,6 +79,7 @@ class Observer:
             [(labelled(group=name), count) for name, count in rebalances],
         )  # fmt: skip
         broker.engine.storage.cells.write(text)
+        write_janitor(text, broker.engine.janitor.counts)
         return text.encode()
 
     async def _read(self) -> None:
@@ -126,6 +129,13 @@ async def observe(broker: Broker) -> tuple[bool, bytes]:
         text.family("redbroker_topics", "gauge", "Topics.", [("", len(engine.topics.all()))])
         text.family("redbroker_groups", "gauge", "Groups.", [("", len(engine.groups.noted))])
     return up, text.encode()
+
+
+def write_janitor(text: Text, counts: JanitorCounts) -> None:
+    """What this worker has trimmed and compacted."""
+    for field in fields(counts):
+        name, help_ = f"redbroker_janitor_{field.name}_total", f"Retention and compaction: {field.name}."
+        text.family(name, "counter", help_, [("", getattr(counts, field.name))])
 
 
 def write_partitions(

@@ -23,6 +23,7 @@ from redbroker.broker.api import APIS, api
 from redbroker.broker.context import Context
 from redbroker.broker.server import Server, serving
 from redbroker.config import Settings
+from redbroker.engine.counts import JanitorCounts
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.metrics import StorageCells
 
@@ -76,6 +77,7 @@ class RawEngine:
         self.groups = SimpleNamespace(rebalances={})
         self.storage = SimpleNamespace(cells=StorageCells())
         self.survey = RawSurvey()
+        self.janitor = SimpleNamespace(counts=JanitorCounts())
 
 
 class RawSurvey:
