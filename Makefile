@@ -6,7 +6,7 @@ PY     := .venv/bin/python
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format docs clean
+.PHONY: help demo test check bench format docs dashboards clean
 
 help:            ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ format: .venv/.check ## write the code the way `make check` wants it
 
 docs: .venv/.test    ## write the generated parts of docs/ again
 	@$(PY) -m docs.generate
+
+dashboards: .venv/.test ## write grafana/ again from grafana/panels.py
+	@$(PY) -m grafana
 
 clean:           ## remove the environment and everything built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -201,6 +201,18 @@ class Settings(BaseSettings):
     )
     offsets_retention_check_ms: int = Field(600_000, ge=20, description="How often offsets are looked at for this.")
 
+    # --- metrics -----------------------------------------------------------------------------------------------
+    metrics_age_ms: int = Field(5_000, ge=0, description="How long a scrape's figures of Redis may be told again.")
+    metrics_timeout_ms: int = Field(
+        1_000, ge=10, description="Longest a scrape waits for Redis; it then tells what was known."
+    )
+    metrics_topics_max: int = Field(1_000, ge=1, description="Topics a worker counts by name; the rest as _other.")
+    metrics_partitions_max: int = Field(
+        10_000, ge=1, description="Most partitions, and most partitions of groups, that one worker tells of."
+    )
+    metrics_groups_max: int = Field(1_000, ge=1, description="Most groups that one worker tells of.")
+    metrics_kafka_names: bool = Field(True, description="Tell offsets and lags under kafka_exporter's names, too.")
+
     # --- logging ---------------------------------------------------------------------------------------------
     log_format: str = Field("console", pattern="^(console|json)$", description="console or json.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")

@@ -41,7 +41,7 @@ class Broker:
         self.engine = engine
         self.settings = settings
         self.fetch_sessions = fetch_sessions
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.metrics_topics_max)
         self.leader_epochs = LeaderEpochs(engine)
         self.group_topics = GroupTopics(engine.topics)
         self.draining = asyncio.Event()

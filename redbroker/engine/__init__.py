@@ -4,8 +4,8 @@
         topic = await engine.topics.ensure("orders")
         await engine.log.append([Append(topic, 0, batch, header)], acks=-1, timeout_ms=5_000)
 
-Nouns: `topics`, `log`, `groups`, `offsets`, `workers`, `durability`, `pressure` (is Redis full?), `janitor` (retention
-and compaction); beneath them `storage` (calls and scripts) and `tail` (wake-ups).
+Nouns: `topics`, `log`, `groups`, `offsets`, `workers`, `durability`, `survey`, `pressure` (is Redis full?), `janitor`
+(retention and compaction); beneath them `storage` (calls and scripts) and `tail` (wake-ups).
 Opening starts the embedded server where `storage_url` asks for one, finds the masters and checks their settings.
 """
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from redbroker.engine.log import Log
     from redbroker.engine.offsets import Offsets
     from redbroker.engine.pressure import Pressure
+    from redbroker.engine.survey import Survey
     from redbroker.engine.tail import Tail
     from redbroker.engine.topics import Topic, Topics
     from redbroker.engine.workers import Workers
@@ -59,6 +60,7 @@ class Engine:
         durability: Durability,
         groups: Groups,
         offsets: Offsets,
+        survey: Survey,
         pressure: Pressure,
         janitor: Janitor,
         cluster_id: str,
@@ -66,7 +68,7 @@ class Engine:
     ) -> None:
         self.settings, self.storage, self.tail = settings, storage, tail
         self.topics, self.log, self.workers, self.durability = topics, log, workers, durability
-        self.groups, self.offsets = groups, offsets
+        self.groups, self.offsets, self.survey = groups, offsets, survey
         self.pressure, self.janitor = pressure, janitor
         self.cluster_id, self.checks = cluster_id, checks
         self._producer_id = 0
@@ -105,6 +107,7 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     from redbroker.engine.log import Log
     from redbroker.engine.offsets import Offsets
     from redbroker.engine.pressure import Pressure
+    from redbroker.engine.survey import Survey
     from redbroker.engine.tail import Tail
     from redbroker.engine.tending import Tender
     from redbroker.engine.topics import Topics
@@ -153,8 +156,8 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
         _background(work, stack)
     risks = [finding for finding in findings if finding.level == "risk"]
     return Engine(
-        settings, storage, tail, topics, logs, workers, durability, groups, offsets, pressure, janitor,
-        cluster_id, risks,
+        settings, storage, tail, topics, logs, workers, durability, groups, offsets,
+        Survey(storage, settings, topics), pressure, janitor, cluster_id, risks,
     )  # fmt: skip
 
 

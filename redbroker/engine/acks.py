@@ -59,6 +59,7 @@ class Wait(Errand):
     def answer(self, reply: Any) -> None:
         """The count of replicas, in line with the scripts' replies (a callback would come one tick late)."""
         super().answer(reply)
+        self.lane.waits_took(self._loop.time() - self.born)
         self.lane.waited(reply)
 
 
@@ -108,6 +109,10 @@ class AckLane(Lane):
             pipe.submit(Wait(self, replicas, max(1, min(WAIT_SLICE_MS, left_ms))))
         pipe.flush()
 
+    def waits_took(self, seconds: float) -> None:
+        """Count a WAIT's answer."""
+        self._router.cells.waits.took(seconds)
+
     def waited(self, reply: Any) -> None:
         """A WAIT ended: every script answered before it is covered."""
         if self.pipe is None:
@@ -124,6 +129,7 @@ class AckLane(Lane):
                 # The node stopped being a master: nobody knows what the next one has.
                 self._without_wait(call)
             elif reply >= call.replicas or now >= call.deadline:
+                self._router.cells.waits_short += reply < call.replicas
                 call.set_result((call.reply, reply))
             else:
                 self._lingering.append(call)

@@ -136,10 +136,16 @@ async def produce(request: Any, ctx: Context) -> Any:
             ctx.turnstile.give_back(ticket)
     if entries:
         outcomes = [await each for each in appending]
+        metrics = ctx.server.metrics
         for entry, result, outcome in zip(entries, pending, outcomes, strict=True):
             if isinstance(outcome, KafkaError):
                 ctx.error_code = fail(result, outdated(outcome, topics, ctx.version >= IDS_FROM))
                 continue
+            if not outcome.duplicate:
+                cells = metrics.topic(entry.topic.name)
+                cells.batches_in += 1
+                cells.records_in += entry.header.count
+                cells.bytes_in += len(entry.batch)
             result.base_offset = outcome.base_offset
             result.log_start_offset = outcome.log_start
             if entry.topic.log_append_time:
