@@ -43,7 +43,7 @@ async def test_acks_one_loses_what_a_stale_replica_lacks(path: Path) -> None:
 
 async def test_fewer_copies_than_there_are_lose_what_a_stale_replica_lacks(path: Path) -> None:
     verdict = await stale_replica_promoted(path, acks=-1, replicas=2, min_insync=2)
-    assert verdict.fatal()["lost-write"] == BURST
+    assert verdict.fatal()["lost-write"] >= BURST
 
 
 async def test_wait_on_another_connection_is_no_promise(path: Path) -> None:

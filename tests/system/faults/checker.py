@@ -8,7 +8,7 @@ partition, from log start to log end: the truth everything else is compared with
 | lost-write | acknowledged, but not in the final log | from writers with acks 0 or 1 |
 | unseen | acknowledged, but the final reads did not come that far | never |
 | duplicate | one value at two offsets of the final log | from writers that are not idempotent |
-| inconsistent-offsets | one offset with two values, among all that was read or acknowledged | without a high watermark; acks 0, 1 |
+| inconsistent-offsets | one offset with two values, read or acknowledged | without a high watermark; acks 0, 1 |
 | vanished-read | a record that was read and is not in the final log | without a high watermark |
 | nonmonotonic-send | what one writer sent later stands earlier (int-: of one batch) | acks 0, 1; not idempotent |
 | nonmonotonic-poll | a reader goes back untold (int-: within one poll) | group members |
@@ -19,6 +19,7 @@ partition, from log start to log end: the truth everything else is compared with
 | committed-beyond-end | a committed offset behind the log end, and its epoch does not tell | never |
 | aborted-read | a record whose writer was told that it is not stored | never |
 | phantom-read | a record nobody sent, or not as it was sent | never |
+| producer-ended | an idempotent producer lost its sequence and ended itself; nothing is lost by it | always: counted |
 """
 
 from __future__ import annotations
@@ -161,6 +162,8 @@ class Checker:
             case "end", _:
                 log = self.final[op["log"]]
                 log.start, log.end, log.complete = op["start"], op["end"], op["complete"]
+            case "error", _ if op.get("fatal"):
+                self.verdict.add("producer-ended", False, f"{op['by']}: {op['error']}")
             case "committed", _:
                 self.committed.append(op)
             case "fault", "invoke":

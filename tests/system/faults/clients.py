@@ -8,6 +8,7 @@ rest. A send whose answer is an error is `info`: with the clients' own retries n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -70,7 +71,7 @@ class Place:
 
 def confluent_writes(place: Place, acks: int = -1) -> None:
     """librdkafka, idempotent with acks=all; a producer that has ended itself is replaced by a new one."""
-    from confluent_kafka import Producer
+    from confluent_kafka import KafkaException, Producer
 
     place.opened(role="writer", acks=acks, idempotent=acks == -1)
     idempotence = {"enable.idempotence": True} if acks == -1 else {"acks": acks, "retries": 0}
@@ -106,8 +107,9 @@ def confluent_writes(place: Place, acks: int = -1) -> None:
         if error.fatal():
             broken.append(str(error))
 
-    while not place.stop.is_set():
-        producer = Producer({**settings, "error_cb": failed}, logger=QUIET)
+    def steadily(producer: Any) -> None:
+        """Send to every partition in turn until it is time to end, or the producer is broken."""
+        nonlocal waiting
         due = time.monotonic()
         while not (place.stop.is_set() or broken):
             for partition in range(place.partitions):
@@ -125,10 +127,18 @@ def confluent_writes(place: Place, acks: int = -1) -> None:
             while time.monotonic() < due:
                 producer.poll(max(0.001, due - time.monotonic()))
             write_down()
-        producer.flush(0.5 if broken else DELIVERY_S)
+
+    while not place.stop.is_set():
+        producer = Producer({**settings, "error_cb": failed}, logger=QUIET)
+        try:
+            steadily(producer)
+        except KafkaException as error:  # librdkafka ends an idempotent producer whose sequence it has lost
+            broken.append(str(error))
+        with contextlib.suppress(KafkaException):
+            producer.flush(0.5 if broken else DELIVERY_S)
         write_down()
         if broken:
-            place.history.add("error", "info", error=broken.pop())
+            place.history.add("error", "info", error=broken[0], fatal=True)
             broken.clear()
             waiting = 0
 

@@ -9,7 +9,7 @@ A line is one operation. Its clock is the system's monotonic one, which all proc
     {"by": "reader-1", "f": "jump",  "type": "info", "log": "t:0", "why": "…"}     seek, reset or rebalance: told
     {"by": "…",        "f": "open",  "type": "ok", "role": "writer", "acks": -1, "idempotent": true, "mode": "assign"}
     {"by": "final",    "f": "end",   "type": "ok", "log": "t:0", "start": 0, "end": 900, "complete": true}
-    {"by": "final",    "f": "committed", "type": "ok", "log": "t:0", "group": g, "offset": o, "epoch": e, "epoch_end": x}
+    {"by": "final",    "f": "committed", "type": "ok", "log": "t:0", "group": …,"offset": 9, "epoch": 3, "epoch_end": 9}
     {"by": "nemesis",  "f": "fault", "type": "invoke" | "ok", "id": 7, "name": "kill-master", "target": "…"}
 
 Values are unique: `<writer>:<log>:<number>`, numbered in the order they were sent. What is stored is `payload(value)`,

@@ -107,7 +107,15 @@ async def a_shard(replicas: int, *options: str) -> AsyncIterator[list[Server]]:
     with started([master, *others]):
         for index in range(replicas):
             wait_until(lambda index=index: "state=online" in master.info(f"slave{index}"), what="replica connects")  # type: ignore[misc]
+        for each in others:
+            # Behind a full resync a replica confirms writes before its own file begins; only then it survives a kill.
+            wait_until(lambda each=each: settled(each), what="the replica's file is written")  # type: ignore[misc]
         yield [master, *others]
+
+
+def settled(server: Server) -> bool:
+    """Is no AOF rewrite under way or about to be?"""
+    return server.info("aof_rewrite_in_progress") == server.info("aof_rewrite_scheduled") == "0"
 
 
 # --- a replica that does not have it is promoted -----------------------------------------------------------------

@@ -21,7 +21,10 @@ from tests.support.clusters import NODE_TIMEOUT_MS, Cluster, a_cluster
 from tests.support.servers import Server, free_port, started, wait_until
 
 CLIENT_END_S = 90.0
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no", "--repl-timeout", "5")
+DURABLE = (
+    *("--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no", "--repl-timeout", "5"),
+    *("--cluster-replica-validity-factor", "10", "--cluster-allow-replica-migration", "no"),
+)  # what docs/durability.md recommends
 
 
 class Worker:
@@ -171,8 +174,7 @@ def a_world(
     with contextlib.ExitStack() as stack:
         storage: Cluster | Pair
         if cluster:
-            settings = ("--cluster-allow-replica-migration", "no", *options)
-            storage = stack.enter_context(a_cluster(3, 1, *settings, binary=binary))
+            storage = stack.enter_context(a_cluster(3, 1, *options, binary=binary))
         else:
             master = Server(*options, binary=binary)
             replica = Server("--replicaof", f"127.0.0.1 {master.port}", *options, binary=binary)
