@@ -24,8 +24,8 @@ def whole(outcome: Outcome) -> None:
     """Nothing forbidden, everybody ended in good order, and all kinds of work were done."""
     assert outcome.verdict.valid, outcome.verdict.findings
     assert set(outcome.codes.values()) == {0}, outcome.codes
-    assert outcome.verdict.counts["acknowledged"] > 1_000
-    assert outcome.verdict.counts["read"] > 1_000
+    assert outcome.verdict.counts["acknowledged"] > 500
+    assert outcome.verdict.counts["read"] > 500
     text, _ = page(outcome)
     assert "nothing lost" in text
 
