@@ -6,7 +6,7 @@ PY     := .venv/bin/python
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format docs dashboards clean
+.PHONY: help demo test check bench faults format docs dashboards clean
 
 help:            ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ check: .venv/.check  ## lint, format, types and layers
 
 bench: .venv/.bench  ## the numbers; results go to bench/results
 	@$(PY) -m bench $(ARGS)
+
+faults: .venv/.test  ## real faults for MINUTES=30, the same ones for a SEED; the report goes to build/faults
+	@$(PY) -m tests.system.faults run --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 format: .venv/.check ## write the code the way `make check` wants it
 	@$(PY) -m ruff check --fix --quiet .
