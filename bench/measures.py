@@ -70,6 +70,10 @@ MEASURES: dict[str, Measure] = {
         Measure("group_first_kafka_python", "first record of a new group, kafka-python", "ms", at_most=1_000),
         Measure("group_join", "a second member joins: shared out anew", "ms", at_most=1_000),
         Measure("group_leave", "a member leaves: shared out anew", "ms", at_most=1_000),
+        Measure("group_consumer_join", "KIP-848: a second member joins: shared out anew", "ms", at_most=500),
+        Measure("group_consumer_leave", "KIP-848: a member leaves: shared out anew", "ms", at_most=500),
+        Measure("group_crowd", "200 members join one new group at once: all settled", "ms", at_most=3_000),
+        Measure("group_beats", "1,000 members heartbeat every 3 s: the worker's share of a core", "%", 1, at_most=25),
         Measure("start", "start to the first ApiVersions answer", "ms", at_most=700, judged=("dev",)),
         Measure("idle_memory", "idle broker process, resident", "MB", 1, at_most=80),
     )
