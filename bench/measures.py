@@ -53,6 +53,10 @@ MEASURES: dict[str, Measure] = {
         Measure("produce_100", "batched produce, 100 B, acks=all", "records/s", ratio_at_least=1.0),
         Measure("consume_1k", "consume, 1 KiB", "records/s", ratio_at_least=0.9),
         Measure("consume_100", "consume, 100 B", "records/s", ratio_at_least=1.0),
+        Measure("sdk_getmany_100", "SDK, getmany, 100 B", "records/s", at_least=500_000, judged=("valkey", "redis")),
+        Measure(
+            "sdk_async_for_100", "SDK, async for, 100 B", "records/s", at_least=200_000, judged=("valkey", "redis")
+        ),
         Measure("serial_p50", "serial produce latency, p50", "ms", 2, at_most=0.3),
         Measure("serial_p99", "serial produce latency, p99", "ms", 2, at_most=1.0),
         Measure("end_to_end_p50", "produce to consumer, paced 200/s, p50", "ms", 2, at_most=1.0),

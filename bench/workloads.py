@@ -91,6 +91,20 @@ def bulk_100(contender: Contender, sizes: Sizes) -> Samples:
     return bulk(contender, sizes.records_100, 100, "100")
 
 
+def sdk_consume(contender: Contender, sizes: Sizes) -> Samples:
+    """Everything read by the SDK's consumer, straight from the storage."""
+    with contender.run() as running:
+        to = {"topic": "sdk-consume", "records": sizes.records_100}
+        sent, _ = run_client("produce", running, bootstrap=running.bootstrap, record_bytes=100, **to)
+        read, cpu = run_client(
+            "sdk_consume", running, storage=running.storage_url, topic=to["topic"], records=sent["served"]
+        )
+    return {
+        "sdk_getmany_100": Sample(read["records_per_s"], cpu),
+        "sdk_async_for_100": Sample(read["async_for_per_s"]),
+    }
+
+
 def latency(contender: Contender, sizes: Sizes) -> Samples:
     """Serial produce, then paced records from a producer to a waiting consumer."""
     with contender.run() as running:
@@ -221,5 +235,6 @@ WORKLOADS = (
     ),
     Workload(crowd, ("group_crowd", "group_beats"), ("valkey", "redis", "dev")),
     Workload(bulk_1k, ("produce_1k", "consume_1k")),
+    Workload(sdk_consume, ("sdk_getmany_100", "sdk_async_for_100"), ("valkey", "redis")),
     Workload(bulk_100, ("produce_100", "consume_100")),
 )

@@ -4,8 +4,8 @@
         topic = await engine.topics.ensure("orders")
         await engine.log.append([Append(topic, 0, batch, header)], acks=-1, timeout_ms=5_000)
 
-Nouns: `topics`, `log`, `groups`, `offsets`, `workers`, `durability`, `survey`, `pressure` (is Redis full?), `janitor`
-(retention and compaction); beneath them `storage` (calls and scripts) and `tail` (wake-ups).
+Nouns: `topics`, `log`, `groups`, `heartbeats`, `offsets`, `workers`, `durability`, `survey`, `pressure` (is Redis
+full?), `janitor` (retention and compaction); beneath them `storage` (calls and scripts) and `tail` (wake-ups).
 Opening starts the embedded server where `storage_url` asks for one, finds the masters and checks their settings.
 """
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from redbroker.engine.connection import Storage
     from redbroker.engine.durability import Durability
     from redbroker.engine.groups import Groups
+    from redbroker.engine.heartbeats import Heartbeats
     from redbroker.engine.janitor import Janitor
     from redbroker.engine.log import Log
     from redbroker.engine.offsets import Offsets
@@ -59,6 +60,7 @@ class Engine:
         workers: Workers,
         durability: Durability,
         groups: Groups,
+        heartbeats: Heartbeats,
         offsets: Offsets,
         survey: Survey,
         pressure: Pressure,
@@ -68,7 +70,7 @@ class Engine:
     ) -> None:
         self.settings, self.storage, self.tail = settings, storage, tail
         self.topics, self.log, self.workers, self.durability = topics, log, workers, durability
-        self.groups, self.offsets, self.survey = groups, offsets, survey
+        self.groups, self.heartbeats, self.offsets, self.survey = groups, heartbeats, offsets, survey
         self.pressure, self.janitor = pressure, janitor
         self.cluster_id, self.checks = cluster_id, checks
         self._producer_id = 0
@@ -102,6 +104,7 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     from redbroker.engine.connection import Storage
     from redbroker.engine.durability import Durability
     from redbroker.engine.groups import Groups
+    from redbroker.engine.heartbeats import Heartbeats
     from redbroker.engine.janitor import Janitor
     from redbroker.engine.keys import MetaKeys
     from redbroker.engine.log import Log
@@ -154,9 +157,10 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     )
     for work in (topics.run(), workers.run(), tender.run(), pressure.run(), janitor.run()):
         _background(work, stack)
+    heartbeats = Heartbeats(groups, topics)
     risks = [finding for finding in findings if finding.level == "risk"]
     return Engine(
-        settings, storage, tail, topics, logs, workers, durability, groups, offsets,
+        settings, storage, tail, topics, logs, workers, durability, groups, heartbeats, offsets,
         Survey(storage, settings, topics), pressure, janitor, cluster_id, risks,
     )  # fmt: skip
 
