@@ -88,7 +88,7 @@ async def measure(url: str, trim_records: int, trim_per_batch: int, records: int
 
         facts = await engine.topics.create("facts", 1, {"cleanup.policy": "compact"})
         await fill(engine, facts, records, 100, keys)
-        beside = producer(url, 10.0)
+        beside = producer(url, 5.0)
         await asyncio.sleep(1)
         began, cpu = time.perf_counter(), time.process_time()
         await engine.janitor.compact()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from examples.processes import Process, stop_all
 from redbroker.config import Settings
@@ -198,3 +198,43 @@ async def test_a_master_that_dies_while_its_log_is_compacted(redis_cluster: Clus
             length = await engine.storage.call(partition.keys.log, "XLEN", partition.keys.log)
             while replica.commands(("READONLY",), ("XLEN", partition.keys.log))[-1] != length:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+
+
+async def test_more_than_fits_goes_through_a_small_redis_and_nothing_fails(often: None) -> None:
+    """Producers faster than retention: they are slowed down, none of their records fails, and memory stays bounded."""
+    with Server("--maxmemory", "40mb") as small:
+        async with Engine.open(Settings(storage_url=small.url)) as engine:
+            await engine.topics.create("flood", 2, {"retention.ms": "1500"})
+        worker = await asyncio.to_thread(Process, "worker", "--storage", small.url, "--port", "0")
+        try:
+            throttled, failed, most = await asyncio.to_thread(flood, worker.address, small)
+        finally:
+            stop_all([worker])
+    assert not failed
+    assert throttled, "it was never told to slow down"
+    assert most < 50_000_000
+
+
+def flood(address: str, small: Server) -> tuple[list[float], list[str], int]:
+    """200 MB as fast as possible: the pauses asked for in seconds, errors, and the most memory that was seen in use."""
+    throttled: list[float] = []
+    failed: list[str] = []
+    producer = Producer(
+        {"bootstrap.servers": address, "enable.idempotence": True, "message.timeout.ms": 60_000, "linger.ms": 5,
+         "queue.buffering.max.kbytes": 8_192, "throttle_cb": lambda event: throttled.append(event.throttle_time)}
+    )  # fmt: skip
+    most = 0
+    for number in range(10_000):
+        while True:
+            try:
+                producer.produce(
+                    "flood", os.urandom(20_000), on_delivery=lambda e, _: failed.append(str(e)) if e else None
+                )
+                break
+            except BufferError:
+                producer.poll(0.05)
+        if number % 100 == 0:
+            producer.poll(0)
+            most = max(most, int(small.info("used_memory")))
+    assert producer.flush(60) == 0
+    return throttled, failed, most
