@@ -215,6 +215,12 @@ def test_a_group_member_may_skip_and_repeat() -> None:
     assert verdict.tolerated() == {"int-nonmonotonic-poll": 1, "int-poll-skip": 2}
 
 
+def test_an_answer_without_an_offset_is_an_answer() -> None:
+    unknown = op("send", "ok", values=[v(0), v(1)], offsets=[None, -1])
+    assert not named([sent(0, 1), unknown, *final(straight(0, 1))]).findings
+    assert named([sent(0, 1), unknown, *final(straight(0, 0))]).fatal() == {"lost-write": 1}
+
+
 def test_late_answers_are_no_disorder() -> None:
     assert not named([sent(0, 2), acked({0: 0}), acked({2: 2}), acked({1: 1}), *final(straight(0, 2))]).findings
 
