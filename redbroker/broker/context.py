@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from redbroker.broker.group_topics import GroupTopics
 from redbroker.broker.leader_epochs import LeaderEpochs
 from redbroker.broker.turnstile import Turnstile
 from redbroker.metrics import Metrics
@@ -29,12 +28,12 @@ class Broker:
     """The worker as its handlers see it.
 
     `draining` is set when the worker begins to stop: from then on nothing may be parked. `fetch_sessions` are the
-    KIP-227 sessions of this worker, `leader_epochs` what it told its clients, `group_topics` what it told its groups,
+    KIP-227 sessions of this worker, `leader_epochs` what it told its clients,
     `metrics` what it counts.
     """
 
     __slots__ = (
-        "_parked", "draining", "engine", "fetch_sessions", "group_topics", "leader_epochs", "metrics", "settings",
+        "_parked", "draining", "engine", "fetch_sessions", "leader_epochs", "metrics", "settings",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, settings: Settings, fetch_sessions: FetchSessions) -> None:
@@ -43,7 +42,6 @@ class Broker:
         self.fetch_sessions = fetch_sessions
         self.metrics = Metrics()
         self.leader_epochs = LeaderEpochs(engine)
-        self.group_topics = GroupTopics(engine.topics)
         self.draining = asyncio.Event()
         self._parked: set[anyio.CancelScope] = set()
 

@@ -4,8 +4,8 @@
         topic = await engine.topics.ensure("orders")
         await engine.log.append([Append(topic, 0, batch, header)], acks=-1, timeout_ms=5_000)
 
-Nouns: `topics`, `log`, `groups`, `offsets`, `workers`, `durability`; beneath them `storage` (calls and scripts) and
-`tail` (wake-ups).
+Nouns: `topics`, `log`, `groups`, `heartbeats`, `offsets`, `workers`, `durability`; beneath them `storage` (calls and
+scripts) and `tail` (wake-ups).
 Opening starts the embedded server where `storage_url` asks for one, finds the masters and checks their settings.
 """
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from redbroker.engine.connection import Storage
     from redbroker.engine.durability import Durability
     from redbroker.engine.groups import Groups
+    from redbroker.engine.heartbeats import Heartbeats
     from redbroker.engine.log import Log
     from redbroker.engine.offsets import Offsets
     from redbroker.engine.tail import Tail
@@ -56,13 +57,14 @@ class Engine:
         workers: Workers,
         durability: Durability,
         groups: Groups,
+        heartbeats: Heartbeats,
         offsets: Offsets,
         cluster_id: str,
         checks: list[Finding],
     ) -> None:
         self.settings, self.storage, self.tail = settings, storage, tail
         self.topics, self.log, self.workers, self.durability = topics, log, workers, durability
-        self.groups, self.offsets = groups, offsets
+        self.groups, self.heartbeats, self.offsets = groups, heartbeats, offsets
         self.cluster_id, self.checks = cluster_id, checks
         self._producer_id = 0
 
@@ -111,6 +113,7 @@ async def assemble(
     """The nouns over an open storage, and what keeps them fresh in the background."""
     from redbroker.engine.durability import Durability
     from redbroker.engine.groups import Groups
+    from redbroker.engine.heartbeats import Heartbeats
     from redbroker.engine.keys import MetaKeys
     from redbroker.engine.log import Log
     from redbroker.engine.offsets import Offsets
@@ -150,9 +153,10 @@ async def assemble(
     )
     for work in (topics.run(), workers.run(), tender.run()):
         _background(work, stack)
+    heartbeats = Heartbeats(groups, topics)
     risks = [finding for finding in findings if finding.level == "risk"]
     return Engine(
-        settings, storage, tail, topics, logs, workers, durability, groups, offsets, cluster_id, risks
+        settings, storage, tail, topics, logs, workers, durability, groups, heartbeats, offsets, cluster_id, risks
     )  # fmt: skip
 
 

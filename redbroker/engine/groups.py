@@ -127,6 +127,15 @@ class Groups:
         left_s = max(0.0, (until_ms - kept.now_ms()) / 1000) + random.uniform(0, SPREAD_S)
         await self._tail.wait({kept.keys.wake: version}, 1, min(left_s, LOOK_S))
 
+    def mark(self, name: str) -> int:
+        """The newest change of a group this process has heard of; `news` waits for a later one."""
+        kept = self._keep(name)
+        return max(int(kept.version or 0), self._tail.written(kept.keys.wake))
+
+    async def news(self, name: str, mark: int, timeout_s: float) -> bool:
+        """True when a change after `mark` may have something to tell some member; perhaps too early, False in time."""
+        return await self._tail.wait({self._keep(name).keys.wake: mark}, 1, timeout_s)
+
     async def beat(self, name: str, member_id: str, epoch: int, instance_id: str | None = None) -> bool:
         """A member is alive: its session begins anew. One small script; `epoch` is the generation or the member epoch.
 

@@ -136,6 +136,7 @@ class Topics:
         self.version = 0
         """Counts the changes of this cache, so that others can tell whether they have seen it as it is."""
         self._known = b""  # what Redis calls this state of the topics
+        self._watchers: set[Callable[[], None]] = set()
         self._needed = 0  # newest version this process has itself written
         self._leftovers: dict[UUID, tuple[Topic, float]] = {}
         self._changed = anyio.Event()
@@ -159,6 +160,11 @@ class Topics:
     def broker_configs(self) -> Mapping[str, str]:
         """Dynamic broker configs, set by clients for the whole cluster."""
         return MappingProxyType(self._dynamic)
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back, from now on, whenever `version` grows; gives what ends that."""
+        self._watchers.add(callback)
+        return lambda: self._watchers.discard(callback)
 
     async def find(self, name: str) -> Topic | None:
         """The topic of this name, asking Redis when the cache does not know it (another worker may have made it)."""
@@ -408,16 +414,21 @@ class Topics:
         if topic is not None:
             self._by_id.pop(topic.id, None)
         topic = self._topics[name] = self._make(name, stored)
-        self.version += 1
+        self._bump()
         self._by_id[topic.id] = topic
         self._stored[name] = stored
         return topic
+
+    def _bump(self) -> None:
+        self.version += 1
+        for callback in tuple(self._watchers):
+            callback()
 
     def _forget(self, topic: Topic) -> None:
         known = self._topics.get(topic.name)
         if known is not None and known.id == topic.id:
             del self._topics[topic.name]
-            self.version += 1
+            self._bump()
             self._stored.pop(topic.name, None)
             self._by_id.pop(topic.id, None)
 
