@@ -80,11 +80,16 @@ class Lanes(Generic[R]):
         """Records taken up and not done with."""
         return sum(self._in_flight.values())
 
-    async def put(self, place: TopicPartition, offset: int, lane: Hashable, record: R) -> None:
-        """Take a record up, as soon as there is room."""
+    async def put(
+        self, place: TopicPartition, offset: int, lane: Hashable, record: R, *,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> bool:  # fmt: skip
+        """Take a record up, as soon as there is room; False where it is no longer `wanted` by then."""
         while self.in_flight >= self._most and self.failure is None:
             await self._move()
         self._raise()
+        if not wanted():
+            return False
         self._marks.setdefault(place, LowWater()).begin(offset)
         self._in_flight[place] = self._in_flight.get(place, 0) + 1
         waiting = self._waiting.get(lane)
@@ -93,6 +98,7 @@ class Lanes(Generic[R]):
             self._ready.append(lane)
         waiting.append(Item(place, offset, record))
         self._start()
+        return True
 
     def committable(self) -> dict[TopicPartition, int]:
         """Per partition, the offset up to which every record is done with."""
@@ -101,6 +107,12 @@ class Lanes(Generic[R]):
     async def drained(self) -> None:
         """Return when nothing is in flight."""
         while self.in_flight and self.failure is None:
+            await self._move()
+        self._raise()
+
+    async def broken(self) -> None:
+        """Wait for a handler to fail, and raise what it raised."""
+        while self.failure is None:
             await self._move()
         self._raise()
 
