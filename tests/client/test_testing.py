@@ -139,3 +139,19 @@ async def test_a_value_of_another_type_is_refused_where_it_is_sent() -> None:
             await t.send("orders", Invoice(1))
         with pytest.raises(SerializationError, match="The key of a record"):
             await t.send("orders", Order(1), key=5)
+
+
+async def test_a_chain_of_handlers_is_waited_for_to_its_end() -> None:
+    app, seen = RedBroker("redis://nowhere.invalid:1"), []
+    for stage in range(5, 0, -1):
+        topic = app.topic(f"stage-{stage}", value=int, partitions=2)
+        topic.subscribe(group="g", to=f"stage-{stage + 1}")(lambda number: number + 1)
+
+    @app.topic("stage-6", value=int).subscribe(group="last")
+    async def last(number: int) -> None:
+        seen.append(number)
+
+    async with app.test() as t:
+        for turn in range(1, 20):
+            await t.send("stage-1", 0)
+            assert seen == [5] * turn
