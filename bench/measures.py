@@ -53,6 +53,10 @@ MEASURES: dict[str, Measure] = {
         Measure("produce_100", "batched produce, 100 B, acks=all", "records/s", ratio_at_least=1.0),
         Measure("consume_1k", "consume, 1 KiB", "records/s", ratio_at_least=0.9),
         Measure("consume_100", "consume, 100 B", "records/s", ratio_at_least=1.0),
+        Measure("sdk_getmany_100", "SDK, getmany, 100 B", "records/s", at_least=500_000, judged=("valkey", "redis")),
+        Measure(
+            "sdk_async_for_100", "SDK, async for, 100 B", "records/s", at_least=200_000, judged=("valkey", "redis")
+        ),
         Measure("serial_p50", "serial produce latency, p50", "ms", 2, at_most=0.3),
         Measure("serial_p99", "serial produce latency, p99", "ms", 2, at_most=1.0),
         Measure("end_to_end_p50", "produce to consumer, paced 200/s, p50", "ms", 2, at_most=1.0),
@@ -70,6 +74,10 @@ MEASURES: dict[str, Measure] = {
         Measure("group_first_kafka_python", "first record of a new group, kafka-python", "ms", at_most=1_000),
         Measure("group_join", "a second member joins: shared out anew", "ms", at_most=1_000),
         Measure("group_leave", "a member leaves: shared out anew", "ms", at_most=1_000),
+        Measure("group_consumer_join", "KIP-848: a second member joins: shared out anew", "ms", at_most=500),
+        Measure("group_consumer_leave", "KIP-848: a member leaves: shared out anew", "ms", at_most=500),
+        Measure("group_crowd", "200 members join one new group at once: all settled", "ms", at_most=3_000),
+        Measure("group_beats", "1,000 members heartbeat every 3 s: the worker's share of a core", "%", 1, at_most=25),
         Measure("start", "start to the first ApiVersions answer", "ms", at_most=700, judged=("dev",)),
         Measure("idle_memory", "idle broker process, resident", "MB", 1, at_most=80),
     )

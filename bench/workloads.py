@@ -7,10 +7,12 @@ that a measurement takes one to three seconds on two cores; `--quick` takes smal
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +90,20 @@ def bulk_100(contender: Contender, sizes: Sizes) -> Samples:
     return bulk(contender, sizes.records_100, 100, "100")
 
 
+def sdk_consume(contender: Contender, sizes: Sizes) -> Samples:
+    """Everything read by the SDK's consumer, straight from the storage."""
+    with contender.run() as running:
+        to = {"topic": "sdk-consume", "records": sizes.records_100}
+        sent, _ = run_client("produce", running, bootstrap=running.bootstrap, record_bytes=100, **to)
+        read, cpu = run_client(
+            "sdk_consume", running, storage=running.storage_url, topic=to["topic"], records=sent["served"]
+        )
+    return {
+        "sdk_getmany_100": Sample(read["records_per_s"], cpu),
+        "sdk_async_for_100": Sample(read["async_for_per_s"]),
+    }
+
+
 def latency(contender: Contender, sizes: Sizes) -> Samples:
     """Serial produce, then paced records from a producer to a waiting consumer."""
     with contender.run() as running:
@@ -120,14 +136,39 @@ def appends(contender: Contender, sizes: Sizes) -> Samples:
     return {"appends": Sample(answer["appends_per_s"], cpu)}
 
 
+@contextmanager
+def patched_environment(name: str, value: str) -> Iterator[None]:
+    """One more environment variable for the processes started meanwhile."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def groups(contender: Contender, sizes: Sizes) -> Samples:
     """New groups of one member with three clients, and a second member that comes and goes."""
-    with contender.run() as running:
+    # The interval of the classic members below: it is the client's own share of what is measured.
+    with patched_environment("REDBROKER_GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS", "100"), contender.run() as running:
         answer, _ = run_client(
             "groups", running, bootstrap=running.bootstrap, topic="groups", tries=max(3, int(3 * sizes.window_seconds))
         )
-    names = ("first_confluent", "first_aiokafka", "first_kafka_python", "join", "leave")
+    names = (
+        "first_confluent", "first_aiokafka", "first_kafka_python", "join", "leave", "consumer_join", "consumer_leave",
+    )  # fmt: skip
     return {f"group_{name}": Sample(answer[f"{name}_ms"]) for name in names}
+
+
+def crowd(contender: Contender, sizes: Sizes) -> Samples:
+    """200 members that join at once, and 1,000 that heartbeat every three seconds."""
+    with contender.run() as running:
+        load = {"joiners": 200, "beaters": 1_000, "interval_s": 3.0, "beats": max(1, int(sizes.window_seconds))}
+        answer, _ = run_client("crowd", running, bootstrap=running.bootstrap, broker_pid=running.pids["broker"], **load)
+    return {"group_crowd": Sample(answer["settle_ms"]), "group_beats": Sample(answer["core_share"])}
 
 
 def start(contender: Contender, sizes: Sizes) -> Samples:
@@ -160,9 +201,19 @@ WORKLOADS = (
     Workload(latency, ("serial_p50", "serial_p99", "end_to_end_p50", "end_to_end_p99")),
     Workload(
         groups,
-        ("group_first_confluent", "group_first_aiokafka", "group_first_kafka_python", "group_join", "group_leave"),
+        (
+            "group_first_confluent",
+            "group_first_aiokafka",
+            "group_first_kafka_python",
+            "group_join",
+            "group_leave",
+            "group_consumer_join",
+            "group_consumer_leave",
+        ),
         ("valkey", "redis", "dev"),
     ),
+    Workload(crowd, ("group_crowd", "group_beats"), ("valkey", "redis", "dev")),
     Workload(bulk_1k, ("produce_1k", "consume_1k")),
+    Workload(sdk_consume, ("sdk_getmany_100", "sdk_async_for_100"), ("valkey", "redis")),
     Workload(bulk_100, ("produce_100", "consume_100")),
 )

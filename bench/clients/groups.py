@@ -2,7 +2,8 @@
 
 `first_…_ms`: from making a consumer of a new one-member group to its first record, the median of a few groups.
 `join_ms` and `leave_ms`: from a second confluent-kafka member's subscribe, or close, until the partitions are shared
-out anew, with a heartbeat interval of 100 ms, which is the client's own share of it.
+out anew, with a heartbeat interval of 100 ms, which is the client's own share of it. `consumer_…_ms`: the same with
+KIP-848's protocol, where the broker tells the interval (its setting is to be 100 ms).
 """
 
 from __future__ import annotations
@@ -91,12 +92,12 @@ def settled(*members: Consumer) -> float:
             raise TimeoutError(f"the group did not settle: {held}")
 
 
-def changes(bootstrap: str, topic: str, tries: int) -> tuple[float, float]:
+def changes(bootstrap: str, topic: str, tries: int, protocol: dict[str, Any]) -> tuple[float, float]:
     """Medians of (join, leave), in ms."""
     joins, leaves = [], []
     config = {
-        "bootstrap.servers": bootstrap, "group.id": f"changes-{time.time_ns()}", "heartbeat.interval.ms": 100,
-        "auto.offset.reset": "earliest",
+        "bootstrap.servers": bootstrap, "group.id": f"changes-{time.time_ns()}", "auto.offset.reset": "earliest",
+        **protocol,
     }  # fmt: skip
     first = Consumer(config)
     first.subscribe([topic])
@@ -129,10 +130,12 @@ def groups(bootstrap: str, topic: str, tries: int) -> dict[str, Any]:
             ("first_kafka_python_ms", first_by_kafka_python),
         )
     }
-    join_ms, leave_ms = changes(bootstrap, topic, tries)
-    served = 5 * tries
+    join_ms, leave_ms = changes(bootstrap, topic, tries, {"heartbeat.interval.ms": 100})
+    consumer_join_ms, consumer_leave_ms = changes(bootstrap, topic, tries, {"group.protocol": "consumer"})
+    served = 7 * tries
     return {
         **first, "join_ms": join_ms, "leave_ms": leave_ms, "served": served,
+        "consumer_join_ms": consumer_join_ms, "consumer_leave_ms": consumer_leave_ms,
         "cpu_us": (time.process_time() - cpu) / served * 1e6,
     }  # fmt: skip
 

@@ -145,6 +145,7 @@ class Consumer:
         if self._config.group_id is None:
             if pattern:
                 raise KafkaError(ErrorCode.INVALID_GROUP_ID, "A pattern needs a group: set group_id.")
+            self._adopt_all()
             self._start("membership", self._read_all())
             return
         self._membership = Membership(
@@ -372,18 +373,24 @@ class Consumer:
     async def _read_all(self) -> None:
         """Without a group: every partition of the topics, also those to come."""
         assert self._engine_kept is not None
-        topics, changed = self._engine_kept.topics, asyncio.Event()
-        unwatch = topics.watch(changed.set)
+        changed = asyncio.Event()
+        unwatch = self._engine_kept.topics.watch(changed.set)
         try:
             while True:
                 changed.clear()
-                named = [topic for name in self._topics if (topic := topics.get(name)) is not None]
-                wanted = {TopicPartition(topic.name, number) for topic in named for number in range(topic.partitions)}
-                self._drop(self._positions.keys() - wanted)
-                self._add(wanted - self._positions.keys())
+                self._adopt_all()
                 await changed.wait()
         finally:
             unwatch()
+
+    def _adopt_all(self) -> None:
+        """Read what there is of the topics now."""
+        assert self._engine_kept is not None
+        topics = self._engine_kept.topics
+        named = [topic for name in self._topics if (topic := topics.get(name)) is not None]
+        wanted = {TopicPartition(topic.name, number) for topic in named for number in range(topic.partitions)}
+        self._drop(self._positions.keys() - wanted)
+        self._add(wanted - self._positions.keys())
 
     # --- positions -----------------------------------------------------------------------------------------------
 

@@ -148,15 +148,21 @@ class Fetcher:
             await self._place_at(each, EARLIEST if policy == "earliest" else LATEST)
 
     async def _place_at(self, each: Position, reset: int) -> None:
+        version = each.version
         bounds = await self._bounds(each)
+        if each.version != version:  # the caller has sought elsewhere meanwhile
+            return
         each.place(bounds.log_start if reset == EARLIEST else bounds.next)
         each.log_start, each.log_end, each.leader_epoch = bounds.log_start, bounds.next, bounds.leader_epoch
 
     async def _place_by_time(self, each: Position, time_ms: int) -> None:
         assert each.topic is not None
+        version = each.version
         [found] = await self._engine.log.find_time([(each.topic, each.partition.partition, time_ms)])
         if isinstance(found, KafkaError):
             raise found
+        if each.version != version:
+            return
         if found is None:
             await self._place_at(each, LATEST)
         else:
@@ -232,9 +238,10 @@ class Fetcher:
             await self._out_of_range(each)
         elif error.code in GONE:
             each.wait_until_s = time.monotonic() + RETRY_S
+            version = each.version
             await self._engine.topics.reload()
             topic = self._engine.topics.get(each.partition.topic)
-            if topic is not None and each.topic is not None and topic.id != each.topic.id:
+            if topic is not None and each.topic is not None and topic.id != each.topic.id and each.version == version:
                 log.warning("%s was deleted and made again: its offsets begin anew.", each.partition)
                 each.unplace(EARLIEST)
         else:
@@ -244,7 +251,10 @@ class Fetcher:
         if each.batches:  # what is buffered is still good; look again when it was handed out
             each.wait_until_s = time.monotonic() + RETRY_S
             return
+        version = each.version
         bounds = await self._bounds(each)
+        if each.version != version:
+            return
         if each.position > bounds.next and await self._check_truncation(each):
             return
         if each.position < bounds.log_start:

@@ -8,6 +8,7 @@ from tests.clients.conftest import Cluster
 from tests.clients.groups import a_scene, members_come_and_go
 from tests.clients.test_consumer_protocol import quick_workers
 from tests.support.servers import Server
+from tests.system.test_coordinator import two_workers
 
 pytestmark = pytest.mark.system
 
@@ -34,3 +35,21 @@ def test_sdk_and_confluent_kafka_members_share_a_group_and_survive_kills(topic: 
         theirs.leave()
         scene.settled(ours, back)
         scene.finish(ours, back)
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_mixed_group_survives_the_kill_of_a_worker(
+    monkeypatch: pytest.MonkeyPatch, topic: str, protocol: str
+) -> None:
+    with (
+        two_workers(monkeypatch) as (cluster, workers),
+        a_scene(cluster, "confluent-kafka", topic, protocol=protocol, session_timeout_ms=6_000) as scene,
+    ):
+        theirs, ours = scene.join(), scene.join(client="sdk")
+        scene.settled(theirs, ours)
+        workers[0].kill()
+        another = scene.join(client="sdk")
+        scene.settled(theirs, ours, another)
+        ours.kill()
+        scene.settled(theirs, another)
+        scene.finish(theirs, another)
