@@ -50,7 +50,7 @@ async def test_a_topic_from_its_making_to_its_end(valkey: Server) -> None:
 async def test_what_is_not_there_is_told_with_what_is_close_to_it(valkey: Server) -> None:
     async with Admin(valkey.unix_url) as admin:
         await admin.create_topic("orders", 1)
-        with pytest.raises(KafkaError, match="There is no topic order; did you mean orders?"):
+        with pytest.raises(KafkaError, match="There is no topic order; did you mean orders"):
             await admin.delete_topic("order")
         with pytest.raises(KafkaError, match="orders has partitions 0 to 0, not 1"):
             await admin.trim({TopicPartition("orders", 1): 0})
@@ -78,7 +78,7 @@ async def test_a_groups_offsets_are_seen_moved_and_forgotten(valkey: Server) -> 
         assert [each.name for each in await admin.list_groups()] == ["billing"]
         assert await admin.seek("billing", {zero: "start"}) == {zero: 0}
         assert (await admin.describe_group("billing")).lag_records == 5
-        with pytest.raises(KafkaError, match="There is no group biling; did you mean billing?"):
+        with pytest.raises(KafkaError, match="There is no group biling; did you mean billing"):
             await admin.describe_group("biling")
         await admin.delete_group("billing")
         assert await admin.list_groups() == []
