@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "sdk.md"
-EXAMPLES = ["typed_service", "worker_pool", "web_service"]
+EXAMPLES = ["hello", "replay", "sync_script", "typed_service", "web_service", "worker_pool"]
 
 
 async def test_the_examples_of_the_page_run(valkey: Server) -> None:
