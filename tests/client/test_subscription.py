@@ -97,3 +97,29 @@ async def test_no_more_is_in_flight_than_allowed_and_all_of_it_is_handled(valkey
         await until(lambda: count == 3_000)
     assert most <= app.subscriptions[0].in_flight_max
     assert sum((await committed(valkey.url, "g")).values()) == 3_000
+
+
+@pytest.mark.system
+async def test_redis_that_dies_and_comes_back_loses_and_reorders_nothing() -> None:
+    with Server("--appendonly", "yes", "--appendfsync", "always") as server:
+        app, seen = RedBroker(server.url), []
+
+        @app.topic("work", key=str, value=int, partitions=2).subscribe(group="g", parallel_by_key=4)
+        async def handle(number: int) -> None:
+            seen.append(number)
+
+        async def send() -> None:
+            for number in range(600):
+                await app.topics["work"].send(number, key=str(number % 5))
+
+        async with app:
+            sending = asyncio.create_task(send())
+            await until(lambda: len(seen) > 50)
+            server.kill()
+            server.restart()
+            await asyncio.wait_for(sending, 60)
+            await until(lambda: len(set(seen)) == 600, 60)
+            assert app.failure is None
+        for key in range(5):
+            first = list(dict.fromkeys(number for number in seen if number % 5 == key))
+            assert first == sorted(first)
