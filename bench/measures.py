@@ -53,6 +53,10 @@ MEASURES: dict[str, Measure] = {
         Measure("produce_100", "batched produce, 100 B, acks=all", "records/s", ratio_at_least=1.0),
         Measure("consume_1k", "consume, 1 KiB", "records/s", ratio_at_least=0.9),
         Measure("consume_100", "consume, 100 B", "records/s", ratio_at_least=1.0),
+        Measure("sdk_getmany_100", "SDK, getmany, 100 B", "records/s", at_least=500_000, judged=("valkey", "redis")),
+        Measure(
+            "sdk_async_for_100", "SDK, async for, 100 B", "records/s", at_least=200_000, judged=("valkey", "redis")
+        ),
         Measure("serial_p50", "serial produce latency, p50", "ms", 2, at_most=0.3),
         Measure("serial_p99", "serial produce latency, p99", "ms", 2, at_most=1.0),
         Measure("end_to_end_p50", "produce to consumer, paced 200/s, p50", "ms", 2, at_most=1.0),
@@ -90,6 +94,30 @@ MEASURES: dict[str, Measure] = {
         Measure("group_consumer_leave", "KIP-848: a member leaves: shared out anew", "ms", at_most=500),
         Measure("group_crowd", "200 members join one new group at once: all settled", "ms", at_most=3_000),
         Measure("group_beats", "1,000 members heartbeat every 3 s: the worker's share of a core", "%", 1, at_most=25),
+        Measure(
+            "trim_p99_ratio",
+            "append p99 while a large topic is trimmed / in quiet",
+            "×",
+            2,
+            at_most=3,
+            judged=("valkey", "redis"),
+        ),
+        Measure(
+            "compaction",
+            "compaction of a million records with 100,000 keys",
+            "s",
+            1,
+            at_most=30,
+            judged=("valkey", "redis"),
+        ),
+        Measure(
+            "compaction_cpu",
+            "share of a core that compaction takes meanwhile",
+            "",
+            2,
+            at_most=0.5,
+            judged=("valkey", "redis"),
+        ),
         Measure("start", "start to the first ApiVersions answer", "ms", at_most=700, judged=("dev",)),
         Measure("idle_memory", "idle broker process, resident", "MB", 1, at_most=80),
     )
