@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from redbroker.engine.connection import Storage
 
 CLUSTER_ID = "in-memory-cluster-0000"
+NEVER_MS = 10**10
 
 
 class MemoryStorage:
@@ -51,6 +52,14 @@ class MemoryStorage:
     ) -> tuple[Any, int]:
         """The same, with the count of replicas that have it: none, for there are none."""
         return await self.run(script, keys, args), 0
+
+    async def on_masters(self, *words: Any) -> list[tuple[str, Any]]:
+        """There are none to ask."""
+        return []
+
+    def master_of(self, key: bytes) -> str:
+        """All keys are here."""
+        return "memory"
 
     def on_topology_change(self, callback: Callable[[], None]) -> None:
         """Nothing ever moves."""
@@ -105,7 +114,15 @@ async def memory_engine(settings: Settings, now_ms: Callable[[], int]) -> AsyncI
     if settings.replicas:
         raise KafkaError(ErrorCode.INVALID_CONFIG, "replicas: an engine in memory has none.")
     # Nobody else comes together with the members of a test, and its clock stands still: they need not wait.
-    settings = settings.model_copy(update={"group_initial_rebalance_delay_ms": 0, "cluster_id": CLUSTER_ID})
+    # What is stored stays for as long as the test lasts: nothing is trimmed or compacted.
+    settings = settings.model_copy(
+        update={
+            "group_initial_rebalance_delay_ms": 0,
+            "cluster_id": CLUSTER_ID,
+            "retention_check_ms": NEVER_MS,
+            "compaction_check_ms": NEVER_MS,
+        }
+    )
     async with contextlib.AsyncExitStack() as stack:
         storage = MemoryStorage(now_ms)
         tail = MemoryTail(storage, settings)

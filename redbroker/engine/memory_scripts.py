@@ -35,7 +35,10 @@ MAX_TIMESTAMP = struct.Struct(">q")
 # --- partitions -----------------------------------------------------------------------------------------------
 
 
-def append(memory: Memory, keys: Keys, topic_id: Any, copies: int, expiration_s: int, most: int, *batches: Any) -> Any:
+def append(
+    memory: Memory, keys: Keys, topic_id: Any, copies: int, expiration_s: int, most: int, replicas: int,
+    proved_in: int, proved: Any, *batches: Any,
+) -> Any:  # fmt: skip
     log, before = memory.log(keys["state"], topic_id), memory.logs[stem_of(keys["state"])].next
     answers = [_append_one(log, bytes(batch)) for batch in batches]
     if log.next > before:
@@ -80,10 +83,11 @@ def _judge(known: tuple[int, deque[tuple[int, int, int]]] | None, epoch: int, fi
     return offsets[0] if offsets else b"OUT_OF_ORDER_SEQUENCE_NUMBER"
 
 
-def look(memory: Memory, keys: Keys, topic_id: Any) -> Any:
+def look(memory: Memory, keys: Keys, topic_id: Any, replicas: int) -> Any:
     log = memory.log(keys["state"], topic_id)
     return [
         log.start, log.next, 1, 0, log.written, log.appended, log.trimmed, log.largest, log.time, log.time_at,
+        b"", log.next,
     ]  # fmt: skip
 
 
@@ -117,7 +121,7 @@ def find_time(memory: Memory, keys: Keys, topic_id: Any, target: int, first: int
     return [0, -1, 1]
 
 
-def epoch_end(memory: Memory, keys: Keys, topic_id: Any, asked: int) -> Any:
+def epoch_end(memory: Memory, keys: Keys, topic_id: Any, asked: int, replicas: int) -> Any:
     log = memory.log(keys["state"], topic_id)
     if asked == 1:
         return [1, log.next, 1]
