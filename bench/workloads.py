@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.contenders import Contender, Running
+from bench.contenders import YARDSTICK, Contender, Running
 from bench.servers import resident_megabytes
 
 CLIENT_SECONDS_MAX = 180.0
@@ -191,6 +191,41 @@ def crowd(contender: Contender, sizes: Sizes) -> Samples:
     return {"group_crowd": Sample(answer["settle_ms"]), "group_beats": Sample(answer["core_share"])}
 
 
+def sizes_of(sizes: Sizes) -> dict[str, dict[str, int]]:
+    """The two loads of batched producers, by the suffix of their measures."""
+    return {
+        "100": {"records": sizes.records_100, "record_bytes": 100},
+        "1k": {"records": sizes.records_1k, "record_bytes": 1024},
+    }
+
+
+def sdk_produce(contender: Contender, sizes: Sizes) -> Samples:
+    """The SDK straight to the storage; against the yardstick, aiokafka."""
+    samples = {}
+    for suffix, load in sizes_of(sizes).items():
+        if contender.name == YARDSTICK:
+            with contender.run() as running:
+                answer, cpu = run_client("aiokafka_produce", running, bootstrap=running.bootstrap, **load)
+        else:
+            with contender.storage() as running:
+                answer, cpu = run_client("sdk_produce", running, url=running.storage_url, **load)
+        samples[f"sdk_produce_{suffix}"] = Sample(answer["records_per_s"], cpu)
+    return samples
+
+
+def sdk_over_xadd(contender: Contender, sizes: Sizes) -> Samples:
+    """The SDK and redis-py's pipelined XADD on the same storage, one after the other."""
+    samples = {}
+    for suffix, load in sizes_of(sizes).items():
+        rates = []
+        for client in ("sdk_produce", "xadd"):
+            with contender.storage() as running:
+                answer, _ = run_client(client, running, url=running.storage_url, **load)
+            rates.append(answer["records_per_s"])
+        samples[f"sdk_over_xadd_{suffix}"] = Sample(rates[0] / rates[1])
+    return samples
+
+
 def start(contender: Contender, sizes: Sizes) -> Samples:
     """From exec to the first answer, and the memory of the broker process a while later, without any client."""
     with contender.run() as running:
@@ -217,6 +252,8 @@ class Workload:
 WORKLOADS = (
     Workload(start, ("start", "idle_memory")),
     Workload(appends, ("appends",), ("valkey", "redis")),
+    Workload(sdk_produce, ("sdk_produce_100", "sdk_produce_1k"), (YARDSTICK, "valkey", "redis")),
+    Workload(sdk_over_xadd, ("sdk_over_xadd_100", "sdk_over_xadd_1k"), ("valkey", "redis")),
     Workload(housekeeping, ("trim_p99_ratio", "compaction", "compaction_cpu"), ("valkey", "redis")),
     Workload(one_record, ("one_record",)),
     Workload(latency, ("serial_p50", "serial_p99", "end_to_end_p50", "end_to_end_p99")),

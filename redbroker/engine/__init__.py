@@ -102,6 +102,22 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     # Imported only here: the embedded server loads its log meanwhile, and importing the engine's name costs nothing.
     from redbroker.engine.checks import inspect, refuse_risks
     from redbroker.engine.connection import Storage
+    from redbroker.engine.tail import Tail
+
+    storage = await Storage.open(storage_settings)
+    stack.push_async_callback(_shielded, storage.close)
+    findings = await inspect(storage, settings)
+    if settings.strict:
+        refuse_risks(findings)
+    tail = Tail(storage, settings)
+    stack.push_async_callback(_shielded, tail.close)
+    return await assemble(settings, storage, tail, findings, stack)
+
+
+async def assemble(
+    settings: Settings, storage: Storage, tail: Tail, findings: list[Finding], stack: contextlib.AsyncExitStack
+) -> Engine:
+    """The nouns over an open storage, and what keeps them fresh in the background."""
     from redbroker.engine.durability import Durability
     from redbroker.engine.groups import Groups
     from redbroker.engine.heartbeats import Heartbeats
@@ -111,22 +127,14 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     from redbroker.engine.offsets import Offsets
     from redbroker.engine.pressure import Pressure
     from redbroker.engine.survey import Survey
-    from redbroker.engine.tail import Tail
     from redbroker.engine.tending import Tender
     from redbroker.engine.topics import Topics
     from redbroker.engine.workers import Workers
     from redbroker.machines.mixed_group import Outside
     from redbroker.wire.consumer_protocol import read_assignment, read_subscription, write_assignment
 
-    storage = await Storage.open(storage_settings)
-    stack.push_async_callback(_shielded, storage.close)
-    findings = await inspect(storage, settings)
-    if settings.strict:
-        refuse_risks(findings)
     durability = Durability(settings, storage.replicas)
     keys = MetaKeys(settings.key_prefix)
-    tail = Tail(storage, settings)
-    stack.push_async_callback(_shielded, tail.close)
 
     async def open_partitions(topic: Topic, first: int) -> None:
         await logs.open_partitions(topic, first)
