@@ -7,9 +7,9 @@ import doctest
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redbroker.client.retries import Failure, Retry, failure_of, headers_after, retry_topic
 
 from redbroker.client import retries
+from redbroker.client.retries import Failure, Retry, failure_of, headers_after, retry_topic
 from redbroker.client.types import ConsumerRecord
 from redbroker.engine.topics import check_name
 
