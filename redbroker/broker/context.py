@@ -40,7 +40,7 @@ class Broker:
         self.engine = engine
         self.settings = settings
         self.fetch_sessions = fetch_sessions
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.metrics_topics_max)
         self.leader_epochs = LeaderEpochs(engine)
         self.draining = asyncio.Event()
         self._parked: set[anyio.CancelScope] = set()
@@ -78,11 +78,12 @@ class Context:
     `turnstile` keeps appends of one connection in order.
 
     A handler whose errors are values inside its response may set `error_code` to the first of them: it is only counted.
+    One that answers with a throttle time sets `throttle_ms`: the client is not read from for so long (KIP-219).
     """
 
     __slots__ = (
-        "client_host", "client_id", "correlation_id", "engine", "error_code", "server", "settings", "turnstile",
-        "version",
+        "client_host", "client_id", "correlation_id", "engine", "error_code", "server", "settings", "throttle_ms",
+        "turnstile", "version",
     )  # fmt: skip
 
     def __init__(
@@ -103,3 +104,4 @@ class Context:
         self.version = version
         self.correlation_id = correlation_id
         self.error_code = 0
+        self.throttle_ms = 0

@@ -17,12 +17,13 @@ from redbroker.errors import ErrorCode, KafkaError
 
 if TYPE_CHECKING:
     from redbroker.engine.connection import Storage
-    from redbroker.engine.tail import Tail
+    from redbroker.engine.watermark import Watermark
     from redbroker.wire.records import BatchHeader
 
 GROUP_BATCHES_MAX = 64
 GROUP_BYTES_MAX = 4 * 1024 * 1024
 NO_PRODUCER = -1
+NOTHING_PROVED = (-1, b"")
 
 
 class Appended(NamedTuple):
@@ -68,13 +69,13 @@ class Appends:
     def __init__(
         self,
         storage: Storage,
-        tail: Tail,
+        watermark: Watermark,
         reopen: Callable[[Partition], Awaitable[None]],
         expiration_s: int,
         producers_max: int,
     ) -> None:
         self._storage = storage
-        self._tail = tail
+        self._watermark = watermark
         self._reopen = reopen
         self._limits = (expiration_s, producers_max)
         self._script = script("append")
@@ -125,7 +126,9 @@ class Appends:
             self._healing[partition].came.append((group, members, timeout_ms))
             return
         keys = partition.keys
-        words = [partition.topic.hex, copies, *self._limits, *[member.batch for member in members]]
+        replicas = self._watermark.replicas(partition)
+        kept = partition.proof() if replicas else NOTHING_PROVED
+        words = [partition.topic.hex, copies, *self._limits, replicas, *kept, *[member.batch for member in members]]
         named = (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail)
         if copies > 1:
             reply: asyncio.Future[Any] = self._storage.run_acked(
@@ -151,15 +154,17 @@ class Appends:
                 self._answer(partition, members, words, acked, copies)
             else:
                 self._answer(partition, members, reply.result(), 0, 1)
-            if not partition.appending and partition in self._healing:
-                self._healing[partition].settled.set()
+            if not partition.appending:
+                if partition.log_end > partition.proved:
+                    self._watermark.pursue_pending(partition)
+                if partition in self._healing:
+                    self._healing[partition].settled.set()
 
         reply.add_done_callback(settle)
 
     def _answer(self, partition: Partition, members: list[Waiting], reply: list[Any], acked: int, copies: int) -> None:
-        log_start, epoch, next_offset, written, *answers = reply
-        self._tail.announce(partition.keys.tail, next_offset, written)
-        partition.place(log_start, next_offset, written)
+        log_start, epoch, _, _, *answers = reply
+        self._watermark.appended(partition, reply, acked)
         if epoch != partition.epoch:
             partition.heard = 0  # a new leader epoch: look before believing anything
         if acked + 1 < copies:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from redbroker.engine.connection import Storage
 
 VERSION_MIN = (7, 0)
+REPL_TIMEOUT_S = 15
 CONFIGS = (
     "maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "cluster-allow-replica-migration",
+    "cluster-replica-validity-factor", "min-replicas-to-write", "repl-timeout",
 )  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def check_server(
         **(config or {}),
     }
     found = [*_eviction(server, known), *_persistence(server, info, known, embedded), *_cluster(server, info, known)]
-    found += _copies(server, info, settings, embedded)
+    found += [*_replication(server, info, known), *_copies(server, info, settings, embedded)]
     if config is None:
         found.append(
             Finding("note", server, "CONFIG GET is forbidden here (usual for managed Redis)",
@@ -106,7 +108,10 @@ def _persistence(server: str, info: Mapping[str, str], known: Mapping[str, str],
         )  # fmt: skip
     elif fsync == "everysec":
         mend = "" if embedded else "CONFIG SET appendfsync always"
-        yield Finding("note", server, "appendfsync is everysec", "a power loss can cost about two seconds", mend)
+        loses = "a power loss can cost about two seconds"
+        if info.get("connected_slaves", "0") != "0":
+            loses = "a master that is killed and back before a failover may lack what acks=all acknowledged"
+        yield Finding("note", server, "appendfsync is everysec", loses, mend)
     if known.get("no-appendfsync-on-rewrite") == "yes":
         yield Finding(
             "risk", server, "no-appendfsync-on-rewrite is yes", "a power loss can cost minutes",
@@ -132,6 +137,30 @@ def _cluster(server: str, info: Mapping[str, str], known: Mapping[str, str]) -> 
             "note", server, "cluster-allow-replica-migration is yes",
             "a replica that moves away leaves acks=all waiting for copies that are not there",
             "CONFIG SET cluster-allow-replica-migration no",
+        )  # fmt: skip
+
+
+def _replication(server: str, info: Mapping[str, str], known: Mapping[str, str]) -> Iterable[Finding]:
+    if info.get("connected_slaves", "0") == "0":
+        return
+    if known.get("min-replicas-to-write") == "0":
+        yield Finding(
+            "note", server, "min-replicas-to-write is 0",
+            "a master cut off from its replicas takes records with acks=0 and 1 that the failover loses",
+            "CONFIG SET min-replicas-to-write 1 min-replicas-max-lag 2",
+        )  # fmt: skip
+    timeout_s = known.get("repl-timeout", "")
+    if timeout_s.isdigit() and int(timeout_s) > REPL_TIMEOUT_S:
+        yield Finding(
+            "note", server, f"repl-timeout is {timeout_s}",
+            "a replica whose connection hangs is given up, and connects anew, only after as many seconds",
+            "CONFIG SET repl-timeout 10 (more than repl-ping-replica-period)",
+        )  # fmt: skip
+    if info.get("cluster_enabled") == "1" and known.get("cluster-replica-validity-factor") == "0":
+        yield Finding(
+            "note", server, "cluster-replica-validity-factor is 0",
+            "a replica that was cut off for long may be promoted; it lacks what acks=1 acknowledged meanwhile",
+            "CONFIG SET cluster-replica-validity-factor 10",
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ everything sent before has been answered, then sends the refused calls, then tho
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -24,17 +25,20 @@ from redbroker.engine.acks import AckedCall, AckLane
 from redbroker.engine.discovery import discover
 from redbroker.engine.hold import Hold
 from redbroker.engine.lane import Lane
-from redbroker.engine.refusals import TRANSIENT, translate
+from redbroker.engine.refusals import TRANSIENT, UNSETTLED, translate
 from redbroker.engine.resp import Call, Pipe, ScriptPrefix, Word, encode, open_pipe
-from redbroker.engine.scripts import Script, all_scripts
+from redbroker.engine.scripts import Script, all_scripts, script
 from redbroker.engine.slots import SLOTS, Topology, key_slot, read_redirect
 from redbroker.engine.target import Address, Target, parse_target
 from redbroker.errors import ErrorCode, KafkaError
+from redbroker.metrics import StorageCells
 
 HOPS_MIN = 5
 PREFIXES_MAX = 65_536
 REFRESH_PAUSE_S = 0.2
 TRANSIENT_PAUSE_S = 0.01
+SETTLE_MS = 1_000
+COUNTED = TRANSIENT | {"MOVED", "ASK", "NOSCRIPT", "OOM", "READONLY", "MISCONF", "NOREPLICAS"}
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +72,7 @@ class Storage:
 
     def __init__(self, settings: Settings, target: Target, topology: Topology) -> None:
         self.settings = settings
+        self.cells = StorageCells()
         self.cluster = topology.cluster
         self.target = target
         self._loop = asyncio.get_running_loop()
@@ -79,6 +84,7 @@ class Storage:
         self._prefixes: dict[tuple[bytes, tuple[bytes, ...], int], ScriptPrefix] = {}
         self._loads = [("SCRIPT", "LOAD", script.source) for script in all_scripts()]
         self._refreshing: asyncio.Task[None] | None = None
+        self._settling: dict[bytes, asyncio.Task[None]] = {}
         self._closed = False
         self._watchers: list[Callable[[], None]] = []
         self._apply(topology)
@@ -163,9 +169,12 @@ class Storage:
 
     async def on_masters(self, *words: Word) -> list[tuple[str, Any]]:
         """The same command on every master: `(address, reply)` of each."""
+        return [(address, await call) for address, call in self.each_master(*words).items()]
+
+    def each_master(self, *words: Word) -> dict[str, asyncio.Future[Any]]:
+        """The same without waiting: each master answers, or fails, on its own."""
         slots = {node: slot for slot, node in enumerate(self._owners)}
-        calls = [(str(node.address), self._on_slot(slot, words)) for node, slot in slots.items()]
-        return [(address, await call) for address, call in calls]
+        return {str(node.address): self._on_slot(slot, words) for node, slot in slots.items()}
 
     def _on_slot(self, slot: int, words: Iterable[Word]) -> Call:
         call = Call(loop=self._loop)
@@ -198,16 +207,36 @@ class Storage:
         """A node refused a call: redirect it, try it again, or end it with the error in Kafka's terms."""
         text = str(error)
         word = text.partition(" ")[0]
+        if word in COUNTED:
+            self.cells.refusals[word] = self.cells.refusals.get(word, 0) + 1
         if word in ("MOVED", "ASK"):
             self._redirect(lane, call, text)
         elif word == "NOSCRIPT" and call.prefix is not None:
             call.payload = call.prefix.with_source(call.payload)
             self.again(lane, call)
+        elif word == UNSETTLED:
+            self._settle(text)
+            self.again(lane, call, TRANSIENT_PAUSE_S)
         elif word in TRANSIENT:
             self.refresh_soon()
             self.again(lane, call, TRANSIENT_PAUSE_S * 2 ** min(call.hops, 4))
         else:
             call.fail(*translate(text))
+
+    def _settle(self, text: str) -> None:
+        """A partition has a new leader epoch that serves nothing yet: have it replicated, then lift the barrier."""
+        _, replicas, key, *_ = text.encode().split()
+        if key not in self._settling:
+            task = self._loop.create_task(self._lift_barrier(key, int(replicas)))
+            self._settling[key] = task
+            task.add_done_callback(lambda _: self._settling.pop(key, None))
+
+    async def _lift_barrier(self, key: bytes, replicas: int) -> None:
+        settle = script("settle")
+        with contextlib.suppress(KafkaError):  # the barrier ends by itself, too
+            bumped, acked = await self.run_acked(settle, (key,), (b"",), replicas=replicas, timeout_ms=SETTLE_MS)
+            if acked >= replicas:
+                await self.run(settle, (key,), (bumped,))
 
     def _redirect(self, lane: Lane, call: Call, text: str) -> None:
         slot, address = read_redirect(text, lane.address)
@@ -328,9 +357,10 @@ class Storage:
     async def close(self) -> None:
         """Close every connection; calls under way fail with NOT_LEADER_OR_FOLLOWER."""
         self._closed = True
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.wait([self._refreshing])
+        background = [*self._settling.values(), *([self._refreshing] if self._refreshing else ())]
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         for table in (self._calls, self._acks):
             for route in table:
                 if isinstance(route, Hold):

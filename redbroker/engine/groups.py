@@ -84,6 +84,7 @@ class Groups:
         self._meta = MetaKeys(settings.key_prefix)
         self._loop = asyncio.get_running_loop()
         self._kept: dict[str, Kept] = {}
+        self.rebalances: dict[str, int] = {}  # generations and group epochs begun by this process, for who counts them
         self.noted: dict[str, bytes] = {}  # the list of all groups, as last seen or written
         self._turns: set[asyncio.Task[None]] = set()
         self.troubled: Callable[[str], None] = lambda name: None
@@ -220,6 +221,7 @@ class Groups:
         known = set(self.noted)
         found = await self.summaries()
         self.noted = found | {name: text for name, text in self.noted.items() if name not in known}
+        self.rebalances = {name: count for name, count in self.rebalances.items() if name in self.noted}
         for name, kept in list(self._kept.items()):
             if kept.group is not None and name not in found:
                 await self.note(name, kept.group)
@@ -237,6 +239,7 @@ class Groups:
     async def unlist(self, name: str) -> None:
         """Take a group that is gone off the list."""
         self.noted.pop(name, None)
+        self.rebalances.pop(name, None)
         await self.storage.call(self._meta.groups, "HDEL", self._meta.groups, name)
 
     # --- one group's turn --------------------------------------------------------------------------------------
@@ -317,6 +320,9 @@ class Groups:
         )
         kept.saw(now_ms)
         if swapped == 1:
+            before, after = kept.group, turn.group
+            if after is not None and after.epoch > (0 if before is None else before.epoch):
+                self.rebalances[kept.name] = self.rebalances.get(kept.name, 0) + 1
             kept.have(bytes(version), turn.group, turn.after)
             if turn.wake:
                 self._tail.announce(keys.wake, 0, int(version))

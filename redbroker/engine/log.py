@@ -6,14 +6,15 @@ pipeline per Redis node, so a request costs one round trip however many partitio
 partition is a `KafkaError` value in its place and never harms the others.
 
     append ── group per partition and turn ── append.lua (+ WAIT on the acks connection)
-    read   ── look.lua, XRANGE in one pipeline ── entries between log start and log end
-    wait   ── sharded pub/sub, announced by the append script itself
+    read   ── look.lua, XRANGE in one pipeline ── entries between log start and high watermark
+    wait   ── sharded pub/sub, announced by the append script itself, held back until the high watermark follows
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,7 @@ from redbroker.engine.partitions import Partitions, StoredBatch, stored
 from redbroker.engine.reading import Read, Reading, ReadResult
 from redbroker.engine.scripts import script
 from redbroker.engine.times import first_at_or_after, latest_record
+from redbroker.engine.watermark import Watermark
 from redbroker.errors import KafkaError
 
 if TYPE_CHECKING:
@@ -48,7 +50,10 @@ class Append(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Where a log starts and ends; `nbytes` is exact to 64 batches or one MiB; `max_timestamp` is -1 when empty."""
+    """Where a log starts and, for readers, ends (the high watermark).
+
+    `nbytes` is exact to 64 batches or one MiB; `max_timestamp` is -1 when empty.
+    """
 
     log_start: int
     next: int
@@ -76,17 +81,22 @@ class Log:
         *,
         copies: Callable[[Topic], int] = lambda topic: 1,
         exists: Callable[[Topic], Awaitable[bool]] | None = None,
+        refusal: Callable[[bytes], KafkaError | None] = lambda key: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`copies` tells how many copies acks=all waits for; `exists` asks Redis whether a topic still is."""
+        """`copies` tells how many copies acks=all waits for; `exists` asks Redis whether a topic still is; `refusal`
+        why the master of a key takes no records now.
+        """
+        self._refusal = refusal
         self._storage = storage
         self._tail = tail
         self._copies = copies
         self._overshoot = settings.read_overshoot_bytes
-        self._partitions = Partitions(storage, settings, exists, now)
+        self._watermark = Watermark(storage, tail, copies)
+        self._partitions = self.partitions = Partitions(storage, settings, exists, self._watermark, now)
         self._appends = Appends(
             storage,
-            tail,
+            self._watermark,
             self._partitions.reopen,
             settings.producer_id_expiration_ms // 1000,
             settings.producers_max,
@@ -95,6 +105,7 @@ class Log:
     async def close(self) -> None:
         """Stop what runs in the background."""
         await self._appends.close()
+        await self._watermark.close()
 
     # --- append ----------------------------------------------------------------------------------------------
 
@@ -112,16 +123,16 @@ class Log:
         self, entries: Sequence[Append], *, acks: int, timeout_ms: int
     ) -> list[asyncio.Future[Appended | KafkaError]]:
         """The same without waiting: what is submitted first is stored first."""
-        return [
-            self._appends.submit(
-                self._partitions.get(entry.topic, entry.partition),
-                entry.batch,
-                entry.header,
-                self._copies(entry.topic) if acks == -1 else 1,
-                timeout_ms,
-            )
-            for entry in entries
-        ]
+        return [self._submit(entry, acks, timeout_ms) for entry in entries]
+
+    def _submit(self, entry: Append, acks: int, timeout_ms: int) -> asyncio.Future[Appended | KafkaError]:
+        partition = self._partitions.get(entry.topic, entry.partition)
+        if (refusal := self._refusal(partition.keys.log)) is not None:
+            answer: asyncio.Future[Appended | KafkaError] = asyncio.get_running_loop().create_future()
+            answer.set_result(refusal)
+            return answer
+        copies = self._copies(entry.topic) if acks == -1 else 1
+        return self._appends.submit(partition, entry.batch, entry.header, copies, timeout_ms)
 
     # --- read ------------------------------------------------------------------------------------------------
 
@@ -181,7 +192,10 @@ class Log:
 
         May be too early; empty when time ran out.
         """
-        channels = [self._partitions.get(read.topic, read.partition).keys.tail for read, _ in reads]
+        partitions = [self._partitions.get(read.topic, read.partition) for read, _ in reads]
+        for partition in partitions:
+            self._watermark.pursue_pending(partition)
+        channels = [partition.keys.tail for partition in partitions]
         known = {channel: result.written for channel, (_, result) in zip(channels, reads, strict=True)}
         if not await self._tail.wait(known, missing_bytes, timeout_s):
             return ()
@@ -194,10 +208,20 @@ class Log:
         """Log start, log end, leader epoch, size and largest timestamp of each partition."""
 
         async def one(topic: Topic, number: int) -> Bounds:
-            look = await self._partitions.look_opened(self._partitions.get(topic, number))
+            look = await self._partitions.look_confirmed(self._partitions.get(topic, number))
             return Bounds(look.log_start, look.next, look.leader_epoch, look.written - look.trimmed, look.time)
 
         return await values(one(topic, number) for topic, number in partitions)
+
+    async def memory(self, topic: Topic) -> list[int]:
+        """Bytes of Redis memory each partition takes, by MEMORY USAGE (large keys are sampled)."""
+
+        async def one(number: int) -> int:
+            keys = self._partitions.get(topic, number).keys
+            names = (keys.log, keys.state, keys.epochs, keys.producers, keys.times, *keys.compaction)
+            return sum([await self._storage.call(name, "MEMORY", "USAGE", name) or 0 for name in names])
+
+        return list(await asyncio.gather(*(one(number) for number in range(topic.partitions))))
 
     async def find_time(
         self, wants: Sequence[tuple[Topic, int, int]]
@@ -207,7 +231,7 @@ class Log:
         async def one(topic: Topic, number: int, timestamp: int) -> tuple[int, int, int] | None:
             partition = self._partitions.get(topic, number)
             keys = partition.keys
-            look = await self._partitions.look_opened(partition)
+            look = await self._partitions.look_confirmed(partition)
             go_on_from = look.log_start
             while True:
                 found, go_on_from, _, *entry = await self._storage.run(
@@ -218,7 +242,7 @@ class Log:
                 if found:
                     hit = first_at_or_after(stored(entry[0], entry[1]), timestamp, look.log_start)
                     if hit is not None:
-                        return hit
+                        return hit if hit[0] < look.next else None
                     go_on_from = int(entry[0].partition(b"-")[2]) + 1  # its young records lie before the log start
                 elif go_on_from < 0:
                     return None
@@ -232,10 +256,10 @@ class Log:
 
         async def one(topic: Topic, number: int) -> tuple[int, int, int] | None:
             partition = self._partitions.get(topic, number)
-            look = await self._partitions.look_opened(partition)
+            look = await self._partitions.look_confirmed(partition)
             if look.log_start >= look.next:
                 return None
-            if look.time_at >= look.log_start:
+            if look.log_start <= look.time_at < look.next:
                 if not partition.knows(look.time_at):
                     await self._partitions.learn(partition, look.time_at)
                 entries = await self._partitions.range(partition, look.time_at, 1, count=1)
@@ -250,10 +274,12 @@ class Log:
                 entries = await self._partitions.range(partition, offset, self._overshoot)
                 if not entries:
                     break
-                found = latest_record([stored(id_, batch) for id_, (_, batch) in entries], look.log_start)
+                ends = [int(id_.partition(b"-")[2]) for id_, _ in entries]
+                visible = entries[: bisect_left(ends, look.next)]
+                found = latest_record([stored(id_, batch) for id_, (_, batch) in visible], look.log_start)
                 if found is not None and (best is None or found[1] > best[1]):
                     best = found
-                offset = int(entries[-1][0].partition(b"-")[2]) + 1
+                offset = ends[-1] + 1
             return best
 
         return await values(one(topic, number) for topic, number in partitions)
@@ -265,7 +291,8 @@ class Log:
             partition = self._partitions.get(topic, number)
             await self._partitions.look_opened(partition)
             keys = (partition.keys.state, partition.keys.epochs)
-            return EpochEnd._make(await self._storage.run(script("epoch_end"), keys, (partition.topic.hex, epoch)))
+            words = (partition.topic.hex, epoch, self._watermark.replicas(partition))
+            return EpochEnd._make(await self._storage.run(script("epoch_end"), keys, words))
 
         return await values(one(topic, number, epoch) for topic, number, epoch in wants)
 

@@ -27,15 +27,20 @@ class Partition:
     __slots__ = (
         "_epochs",
         "_starts",
+        "announced",
         "appending",
         "end",
         "epoch",
         "heard",
         "keys",
         "largest",
+        "log_end",
         "log_start",
         "looked",
         "name",
+        "proved",
+        "proved_in",
+        "proved_written",
         "since",
         "table_of",
         "topic",
@@ -50,7 +55,9 @@ class Partition:
         self.appending = 0  # script calls with batches under way
         self.epoch = 0  # 0: not looked at yet; Redis starts at 1
         self.since = 0
-        self.log_start = self.end = self.written = -1  # as last heard of
+        self.log_start = self.end = self.written = -1  # as last heard of; `end` is the high watermark
+        self.proved_in = self.proved = self.proved_written = 0  # leader epoch and place of the high watermark
+        self.log_end = self.announced = -1  # used only where there are replicas: see `watermark.py`
         self.heard = 0  # the subscription that was confirmed when last looked (see `Tail.subscription`); 0: none
         self.table_of = (0, 0)  # the leader epoch, and its first offset, under which the table below was fetched
         self.looked = float("-inf")  # monotonic time of the last look, in seconds
@@ -66,6 +73,14 @@ class Partition:
     def place(self, log_start: int, end: int, written: int) -> None:
         """Take over where the log starts and ends, from a look or an append."""
         self.log_start, self.end, self.written = log_start, end, written
+
+    def prove(self, epoch: int, offset: int, written: int) -> None:
+        """The high watermark, and the leader epoch in which it is one."""
+        self.proved_in, self.proved, self.proved_written = epoch, offset, written
+
+    def proof(self) -> tuple[int, bytes]:
+        """The high watermark in the words that scripts keep."""
+        return self.proved_in, b"%d %d" % (self.proved, self.proved_written)
 
     def count(self, budget: int, overshoot: int, now: float) -> int:
         """Entries an XRANGE may ask for: about `budget` bytes of average batches, and never more than `overshoot`

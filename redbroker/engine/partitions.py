@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +21,7 @@ from redbroker.errors import ErrorCode, KafkaError
 if TYPE_CHECKING:
     from redbroker.engine.connection import Storage
     from redbroker.engine.topics import Topic
+    from redbroker.engine.watermark import Watermark
 
 LAST_OFFSET_DELTA = Struct(">i").unpack_from  # at byte 23 of a batch
 DROPPED_MARKER_MS = 600_000
@@ -28,7 +29,7 @@ PARTITIONS_CACHED_MAX = 200_000
 
 
 class Look(NamedTuple):
-    """The answer of look.lua."""
+    """The answer of look.lua; where there are replicas, `Partitions.take` moves `next` back to the high watermark."""
 
     log_start: int
     next: int
@@ -40,6 +41,8 @@ class Look(NamedTuple):
     largest: int
     time: int
     time_at: int
+    confirmed: bytes
+    end: int
 
 
 class StoredBatch(NamedTuple):
@@ -64,12 +67,14 @@ class Partitions:
         storage: Storage,
         settings: Settings,
         exists: Callable[[Topic], Awaitable[bool]] | None,
+        watermark: Watermark,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._storage = storage
         self._prefix = settings.key_prefix
         self._overshoot = settings.read_overshoot_bytes
         self._exists = exists
+        self._watermark = watermark
         self._now = now
         self._cached: dict[tuple[bytes, int], Partition] = {}
         self._look_script = script("look")
@@ -81,12 +86,19 @@ class Partitions:
             if len(self._cached) >= PARTITIONS_CACHED_MAX:
                 self._cached.clear()  # hints only: they are learnt again
             partition = self._cached[topic.hex, number] = Partition(self._prefix, topic, number)
+        elif partition.topic is not topic:
+            partition.topic = topic  # its configuration has changed
         return partition
 
     def look(self, partition: Partition) -> asyncio.Future[Any]:
-        """Ask where the log starts and ends; `Look._make` takes the answer, `note` keeps it."""
+        """Ask where the log starts and ends; `take` understands the answer, `note` keeps it."""
         keys = partition.keys
-        return self._storage.run(self._look_script, (keys.state, keys.epochs), (partition.topic.hex,))
+        words = (partition.topic.hex, self._watermark.replicas(partition))
+        return self._storage.run(self._look_script, (keys.state, keys.epochs), words)
+
+    def take(self, partition: Partition, answer: Sequence[Any]) -> Look:
+        """The answer of a look, as readers may have it."""
+        return self._watermark.visible(partition, Look._make(answer))
 
     def range(self, partition: Partition, offset: int, nbytes: int, count: int = 0) -> asyncio.Future[Any]:
         """Entries from the batch that holds `offset` on: `count`, or about `nbytes`; only where `knows(offset)`."""
@@ -103,13 +115,20 @@ class Partitions:
     async def look_opened(self, partition: Partition) -> Look:
         """Look; where the partition was never opened, open it and look again."""
         try:
-            look = Look._make(await self.look(partition))
+            look = self.take(partition, await self.look(partition))
         except KafkaError as error:
             if error.code != ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
                 raise
             await self.reopen(partition)
-            look = Look._make(await self.look(partition))
+            look = self.take(partition, await self.look(partition))
         self.note(partition, look)
+        return look
+
+    async def look_confirmed(self, partition: Partition) -> Look:
+        """Look; where the high watermark is behind the log end, try once to prove that it need not be."""
+        look = await self.look_opened(partition)
+        if look.next < look.end and await self._watermark.confirm(partition):
+            look = await self.look_opened(partition)
         return look
 
     async def learn(self, partition: Partition, offset: int) -> None:
@@ -125,7 +144,7 @@ class Partitions:
         keys = self.get(topic, number).keys
         await self._storage.run(
             script("open_partition"),
-            (keys.log, keys.state, keys.epochs, keys.producers, keys.times),
+            (keys.log, keys.state, keys.epochs, keys.producers, keys.times, *keys.compaction),
             (topic.hex, topic.created_ms, int(again)),
         )
 
@@ -134,7 +153,7 @@ class Partitions:
         keys = self.get(topic, number).keys
         await self._storage.run(
             script("drop_partition"),
-            (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail),
+            (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail, *keys.compaction),
             (topic.hex, topic.created_ms, DROPPED_MARKER_MS),
         )
         self._cached.pop((topic.hex, number), None)

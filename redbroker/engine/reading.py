@@ -34,8 +34,8 @@ class Read(NamedTuple):
 class ReadResult(NamedTuple):
     """Batches from the asked offset on (the first may begin before it), and the log around them.
 
-    `next` is the log end, which is also high watermark and last stable offset for now; `written` counts the bytes
-    appended ever and is what `wait` compares with.
+    `next` is the high watermark, which is also last stable offset for now: without replicas the log end. `written`
+    counts the bytes appended ever up to there and is what `wait` compares with.
     """
 
     log_start: int
@@ -103,7 +103,7 @@ class Reading:
     async def take(self) -> ReadResult | KafkaError | None:
         """The result, or None when another round is due."""
         try:
-            look = Look._make(await self._looking)
+            look = self._partitions.take(self.partition, await self._looking)
             refusal = refuse_read(self.read, look, self.partition)
             entries = await self._ranging if self._ranging is not None else None
             if refusal is not None:
@@ -161,9 +161,9 @@ def refuse_read(read: Read, look: Look, partition: Partition) -> KafkaError | No
             ErrorCode.UNKNOWN_LEADER_EPOCH,
             f"{partition.name}: leader epoch {read.leader_epoch} is newer than {look.leader_epoch}.",
         )
-    if not look.log_start <= read.offset <= look.next:
+    if not look.log_start <= read.offset <= look.end:
         return KafkaError(
             ErrorCode.OFFSET_OUT_OF_RANGE,
-            f"{partition.name}: offset {read.offset} is outside {look.log_start} to {look.next}.",
+            f"{partition.name}: offset {read.offset} is outside {look.log_start} to {look.end}.",
         )
     return None

@@ -11,6 +11,9 @@ from redbroker.errors import ErrorCode
 # Not executed, and another try soon (perhaps elsewhere) may succeed: the cluster or the server is in transition.
 TRANSIENT = frozenset({"TRYAGAIN", "CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN", "BUSY"})
 
+# Not executed: the partition's new leader epoch is not replicated yet (lib/leader.lua). Soon it is.
+UNSETTLED = "UNSETTLED"
+
 CODES = {
     "OOM": ErrorCode.KAFKA_STORAGE_ERROR,
     "MISCONF": ErrorCode.KAFKA_STORAGE_ERROR,
@@ -18,7 +21,7 @@ CODES = {
     "NOPERM": ErrorCode.CLUSTER_AUTHORIZATION_FAILED,
     "NOAUTH": ErrorCode.CLUSTER_AUTHORIZATION_FAILED,
     "WRONGPASS": ErrorCode.CLUSTER_AUTHORIZATION_FAILED,
-} | dict.fromkeys((*TRANSIENT, "MOVED", "ASK", "UNBLOCKED"), ErrorCode.NOT_LEADER_OR_FOLLOWER)
+} | dict.fromkeys((*TRANSIENT, UNSETTLED, "MOVED", "ASK", "UNBLOCKED"), ErrorCode.NOT_LEADER_OR_FOLLOWER)
 
 CODES |= {name: code for name, code in ErrorCode.__members__.items() if name != "NONE"}
 

@@ -6,6 +6,9 @@ waiter. `written` only grows, so a waiter who knows what it was at its last read
 
     Log.read -> written 900          Tail.wait({channel: 900}, missing 100)  ->  True at "… 1000"
 
+Where a log has replicas, its announcements stop at `gate`: readers are woken by `advance`, when the high watermark has
+followed (see `watermark.py`).
+
 A wake-up may be spurious: once after a subscription is confirmed or lost, because announcements in between are
 unknown. The caller reads again and waits again, until its own deadline.
 """
@@ -92,6 +95,7 @@ class Tail:
         self._retry_s = 0.0
         self._closed = False
         self._confirmations = 0
+        self.gate: Callable[[bytes, int, int], bool] = lambda channel, end, written: False
         self._sweeper = self._loop.call_later(self._idle_s / 4, self._sweep)
         storage.on_topology_change(self._move)
 
@@ -126,6 +130,17 @@ class Tail:
         known = self._channels.get(channel)
         if known is not None and (written > known.written or not known.confirmed):
             self._announced(known, next_offset, written)
+
+    def advance(self, channel: bytes, next_offset: int, written: int) -> None:
+        """The high watermark has reached an end whose announcement the gate kept back."""
+        known = self._channels.get(channel)
+        if known is not None:
+            self._announced(known, next_offset, written)
+
+    def awaited(self, channel: bytes) -> bool:
+        """Does anybody wait on this channel now?"""
+        known = self._channels.get(channel)
+        return known is not None and bool(known.waiters)
 
     def end(self, channel: bytes) -> int:
         """The log end as last announced; -1 where nothing was heard."""
@@ -179,7 +194,9 @@ class Tail:
         if known.waiters or not known.listeners:
             end, _, written = message.partition(b" ")
             if written.isdigit():  # groups announce `<phase> <version>`
-                self._announced(known, int(end) if end.isdigit() else -1, int(written))
+                place = int(end) if end.isdigit() else -1, int(written)
+                if not self.gate(channel, *place):
+                    self._announced(known, *place)
         for callback in known.listeners:
             callback(message)
 

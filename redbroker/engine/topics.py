@@ -66,6 +66,10 @@ class Topic:
     retention_ms: int = field(init=False, compare=False, repr=False)
     retention_bytes: int = field(init=False, compare=False, repr=False)
     compression_type: str = field(init=False, compare=False, repr=False)
+    min_cleanable_dirty_ratio: float = field(init=False, compare=False, repr=False)
+    min_compaction_lag_ms: int = field(init=False, compare=False, repr=False)
+    max_compaction_lag_ms: int = field(init=False, compare=False, repr=False)
+    delete_retention_ms: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         values = {**(topic_defaults({}, {}) if self.defaults is None else self.defaults), **self.configs}
@@ -82,6 +86,10 @@ class Topic:
             "retention_ms": int(values["retention.ms"]),
             "retention_bytes": int(values["retention.bytes"]),
             "compression_type": values["compression.type"],
+            "min_cleanable_dirty_ratio": float(values["min.cleanable.dirty.ratio"]),
+            "min_compaction_lag_ms": int(values["min.compaction.lag.ms"]),
+            "max_compaction_lag_ms": int(values["max.compaction.lag.ms"]),
+            "delete_retention_ms": int(values["delete.retention.ms"]),
         }
         for name, value in typed.items():
             object.__setattr__(self, name, value)

@@ -33,7 +33,7 @@ from redbroker.wire.record_set import Record, Shape, decode_records, join_record
 
 __all__ = [
     "HEADER_BYTES", "BatchHeader", "Record", "build_batch", "check_produced", "decode_batch", "has_null_keys",
-    "iter_records", "read_header", "stamp", "stamp_append_time",
+    "iter_records", "read_header", "record_count", "stamp", "stamp_append_time",
 ]  # fmt: skip
 
 Buffer = bytes | bytearray | memoryview
@@ -61,6 +61,8 @@ NO_TIMESTAMP = -1
 NO_PRODUCER = -1
 RECORD_BYTES_MIN = 7  # length, attributes, two deltas, no key, no value, no headers: a byte each
 
+COUNT_AT = 57
+COUNT = struct.Struct(">i").unpack_from
 COPY_BYTES_MAX = 4096
 """Up to here one copied segment is cheaper than two that are not."""
 
@@ -214,6 +216,11 @@ def _wrong_attributes(attributes: int) -> KafkaError:
     return KafkaError(
         ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, f"There is no compression codec {attributes & CODEC_BITS}."
     )
+
+
+def record_count(batch: Buffer) -> int:
+    """How many records a batch holds, by its header."""
+    return int(COUNT(batch, COUNT_AT)[0])
 
 
 def stamp(batch: Buffer, base_offset: int, leader_epoch: int) -> list[Buffer]:

@@ -17,6 +17,9 @@ GOOD_CONFIG = {
     "appendfsync": "always",
     "no-appendfsync-on-rewrite": "no",
     "cluster-allow-replica-migration": "no",
+    "cluster-replica-validity-factor": "10",
+    "min-replicas-to-write": "1",
+    "repl-timeout": "10",
 }
 
 
@@ -42,6 +45,10 @@ def test_a_well_set_up_server_has_no_findings():
         ({"aof_last_write_status": "err"}, {}, {}, "risk", "append-only file could not be written"),
         ({"cluster_enabled": "1", "cluster_state": "fail"}, {}, {}, "risk", "cluster_state is not ok"),
         ({"cluster_enabled": "1"}, {"cluster-allow-replica-migration": "yes"}, {}, "note", "replica-migration is yes"),
+        ({}, {"appendfsync": "everysec"}, {}, "note", "may lack what acks=all acknowledged"),
+        ({}, {"min-replicas-to-write": "0"}, {}, "note", "min-replicas-to-write is 0"),
+        ({}, {"repl-timeout": "60"}, {}, "note", "repl-timeout is 60"),
+        ({"cluster_enabled": "1"}, {"cluster-replica-validity-factor": "0"}, {}, "note", "validity-factor is 0"),
         ({"connected_slaves": "0"}, {}, {}, "note", "there are no replicas"),
         ({}, {}, {"replicas": 2}, "risk", "1 of 2 replicas are connected"),
         ({}, {}, {"min_insync_replicas": 3}, "risk", "min_insync_replicas is 3, but there are 2 copies"),
@@ -54,6 +61,11 @@ def test_a_bad_setting_is_one_finding(info, config, settings, level, told):
     assert told in str(finding)
     assert finding.mend in str(finding)
     assert finding.mend
+
+
+def test_what_concerns_replicas_is_told_only_where_there_are_some():
+    alone = findings({"connected_slaves": "0"}, {"min-replicas-to-write": "0", "repl-timeout": "60"})
+    assert [finding.sentence for finding in alone] == ["there are no replicas"]
 
 
 def test_replica_migration_matters_only_in_a_cluster():

@@ -11,6 +11,7 @@
   as `diverging_epoch` and no records.
 * Errors no client expects of a Fetch (Redis too slow, too few replicas) are told as NOT_LEADER_OR_FOLLOWER.
 * OFFSET_OUT_OF_RANGE tells the log's start and high watermark, so that a client need not ask for them.
+* With replicas, records end at the high watermark, and a wait for more is woken when it moves (`engine/watermark.py`).
 * Without transactions the last stable offset is the high watermark. The aborted list is null for read_uncommitted
   and empty for read_committed; records are empty, never null: Kafka's way in both.
 * zstd batches are told only from v10 on: UNSUPPORTED_COMPRESSION_TYPE before. Replica ids and racks are ignored: there
@@ -30,7 +31,7 @@ from redbroker.broker.sessions import WantedPartition
 from redbroker.engine.log import Read, ReadResult
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
-from redbroker.wire.records import read_header, stamp
+from redbroker.wire.records import read_header, record_count, stamp
 
 API = api(
     key=1,
@@ -136,9 +137,14 @@ async def fetch(request: Any, ctx: Context) -> Any:
         readings.append((wanted, topic, read))
     readings = await diverged(readings, answers, request, ctx)
     outcomes = await read_enough([read for _, _, read in readings], request, ctx, at_once=bool(answers))
-    for (wanted, _, _), outcome in zip(readings, outcomes, strict=True):
+    for (wanted, topic, _), outcome in zip(readings, outcomes, strict=True):
         if isinstance(outcome, KafkaError):
             outcome = outdated(outcome, ctx.engine.topics, ctx.version >= IDS_FROM)
+        elif outcome.batches:
+            cells = ctx.server.metrics.topic(topic.name)
+            cells.bytes_out += outcome.nbytes
+            last, first = outcome.batches[-1], outcome.batches[0]
+            cells.records_out += last.base_offset + record_count(last.batch) - first.base_offset
         answers[wanted] = told(wanted, outcome, request, ctx.version)
     nodes = await explain(readings, answers, ctx)
     ctx.error_code = next((answer.error_code for answer in answers.values() if answer.error_code), ErrorCode.NONE)

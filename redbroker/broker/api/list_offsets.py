@@ -2,7 +2,7 @@
 
 | timestamp | since | answer |
 |---|---|---|
-| -1 latest | v1 | the log end, last offset + 1 (read_committed: the last stable offset, which is the same so far) |
+| -1 latest | v1 | the high watermark (read_committed: the last stable offset, which is the same so far) |
 | -2 earliest | v1 | the log start |
 | -3 maximum | v7 | the record with the largest timestamp itself, not the end of its batch (KIP-734) |
 | -4 earliest local | v8 | the log start: nothing is tiered (KIP-405) |

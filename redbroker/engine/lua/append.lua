@@ -5,25 +5,29 @@
 -- A refusal of the partition has changed nothing; a refused batch (its answer is an error name) has changed nothing
 -- and leaves the others alone. A duplicate of one of an idempotent producer's last five batches is answered with its
 -- first offset, and still writes a counter: WAIT covers the connection's last write, so an answer without a write
--- would be acknowledged by replicas that never saw the batch.
+-- would be acknowledged by replicas that never saw the batch. Where there are replicas, the high watermark the caller
+-- has proved (its epoch, "<offset> <written>") is kept beside the end.
 --
 -- KEYS   log state epochs producers times tail
--- ARGV   topic_id copies:int expiration_s:int producers_max:int
+-- ARGV   topic_id copies:int expiration_s:int producers_max:int replicas:int proved_in:int proved
 -- REST   batch
 -- GIVES  log_start leader_epoch next written, then per batch its first offset, {first offset} of a duplicate, or a name
 -- FAILS  UNKNOWN_TOPIC_OR_PARTITION UNKNOWN_TOPIC_ID NOT_ENOUGH_REPLICAS
--- USES   refuse leader producers
+-- USES   refuse leader replicas producers
 
-local field = redis.call('HMGET', state, 'id', 'rid', 'epoch', 'next', 'start', 'written', 'batches', 'largest', 'time')
+local field = redis.call('HMGET', state, 'id', 'rid', 'epoch', 'next', 'start', 'written', 'batches', 'largest', 'time',
+  'bumped')
 if not field[1] then return refuse('UNKNOWN_TOPIC_OR_PARTITION', 'partition is not open') end
 if field[1] ~= topic_id then return refuse('UNKNOWN_TOPIC_ID', 'topic was deleted and made again') end
 
 local info = replication()
-if copies > 1 and tonumber(string.match(info, 'connected_slaves:(%d+)')) + 1 < copies then
-  return refuse('NOT_ENOUGH_REPLICAS', 'fewer replicas are connected than min.insync.replicas asks for')
+if copies > 1 and good_replicas(info) + 1 < copies then
+  return refuse('NOT_ENOUGH_REPLICAS', 'fewer replicas are in step than min.insync.replicas asks for')
 end
 if replication_id(info) ~= field[2] then redis.call('HSET', state, 'next', field[4]) end -- refused when memory is full
-local epoch = leader(state, epochs, replication_id(info), field[2], tonumber(field[3]), field[4])
+local epoch, wait = leader(state, epochs, replication_id(info), field[2], tonumber(field[3]), field[4], field[10],
+  replicas)
+if wait then return wait end
 
 local next_offset, before, largest, time = tonumber(field[4]), tonumber(field[6]), tonumber(field[8]), tonumber(field[9])
 local written, appended, duplicates, time_at, now = before, 0, 0, nil, nil
@@ -33,7 +37,7 @@ local answers = {}
 -- The producer id is read as two halves: Lua's numbers are exact to 2^53 only. A negative one is no producer's.
 local HEADER, NO_PRODUCER_FROM = '>i4i8i8I4I4hi4', 2147483648
 
-for i = 5, #ARGV do
+for i = 8, #ARGV do
   local batch = ARGV[i]
   local delta, _, max_timestamp, high, low, producer_epoch, first_sequence = struct.unpack(HEADER, batch, 24)
   local last = next_offset + delta
@@ -68,6 +72,7 @@ if duplicates > 0 then redis.call('HINCRBY', state, 'duplicates', duplicates) en
 if appended > 0 then
   local batches = tonumber(field[7]) + appended
   redis.call('HSET', state, 'next', next_offset, 'written', written, 'batches', batches, 'largest', largest)
+  if proved_in == epoch then redis.call('HSET', state, 'confirmed', proved) end
   if time_at then redis.call('HSET', state, 'time', time, 'time_at', time_at) end
   if math.floor(batches / 64) ~= math.floor((batches - appended) / 64)
     or math.floor(written / 1048576) ~= math.floor(before / 1048576) then

@@ -4,15 +4,17 @@
 -- Kafka; told "unknown", a consumer that had read everything would take its log for cut off, and reset its offset.
 --
 -- KEYS   state epochs
--- ARGV   topic_id asked:int
+-- ARGV   topic_id asked:int replicas:int
 -- GIVES  epoch end_offset leader_epoch
 -- FAILS  UNKNOWN_TOPIC_OR_PARTITION UNKNOWN_TOPIC_ID
 -- USES   refuse leader
 
-local field = redis.call('HMGET', state, 'id', 'rid', 'epoch', 'next')
+local field = redis.call('HMGET', state, 'id', 'rid', 'epoch', 'next', 'bumped')
 if not field[1] then return refuse('UNKNOWN_TOPIC_OR_PARTITION', 'partition is not open') end
 if field[1] ~= topic_id then return refuse('UNKNOWN_TOPIC_ID', 'topic was deleted and made again') end
-local current = leader(state, epochs, replication_id(replication()), field[2], tonumber(field[3]), field[4])
+local current, wait = leader(state, epochs, replication_id(replication()), field[2], tonumber(field[3]), field[4],
+  field[5], replicas)
+if wait then return wait end
 if asked == current then return {current, tonumber(field[4]), current} end
 if asked > current or asked < 0 then return {-1, -1, current} end
 

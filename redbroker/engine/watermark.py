@@ -1,0 +1,177 @@
+"""The high watermark: how far a log is held by as many copies as acks=all asks for. Readers see no record beyond it.
+
+A record that only the master has may be lost in a failover a moment after somebody read it. So where a topic's
+batches have replicas, the log ends for readers where it is *proved* to be held by them. Without replicas the high
+watermark is the log end, and nothing here costs anything.
+
+    acks=all   append.lua ── WAIT ──►  its answer proves the end it told
+    acks=0, 1  SPUBLISH ──► pursue ──► confirm.lua ── WAIT ──►  proves the end confirm.lua told
+                            (only while somebody reads; one round per Redis node at a time, all its partitions together)
+
+End and leader epoch come from one script, and the WAIT behind it speaks of that script's own write, on its own
+connection: what is proved is proved of this log in this epoch, whatever fails over meanwhile. Each worker proves for
+itself and shares nothing; appends and confirmations keep what is known beside the log (`confirmed`), which others take
+over when they look, and which is left when no replica is.
+
+With too few good replicas nothing can be proved: the high watermark stands still, readers wait, as in Kafka.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from redbroker.engine.partitions import PARTITIONS_CACHED_MAX
+from redbroker.engine.scripts import script
+from redbroker.errors import KafkaError
+
+if TYPE_CHECKING:
+    from redbroker.engine.connection import Storage
+    from redbroker.engine.partition import Partition
+    from redbroker.engine.partitions import Look
+    from redbroker.engine.tail import Tail
+    from redbroker.engine.target import Address
+    from redbroker.engine.topics import Topic
+
+WAIT_MS = 200
+PAUSE_S = 0.05
+PURSUED_AT_ONCE = 1_000
+
+
+class Watermark:
+    """The high watermarks of one process's partitions."""
+
+    def __init__(self, storage: Storage, tail: Tail, copies: Callable[[Topic], int]) -> None:
+        self._storage = storage
+        self._tail = tail
+        self._copies = copies
+        self._script = script("confirm")
+        self._watched: dict[bytes, Partition] = {}  # by channel: whose announcements are not yet for readers
+        self._due: dict[Address, dict[Partition, None]] = {}
+        self._pursuits: dict[Address, asyncio.Task[None]] = {}
+        self._closed = False
+        tail.gate = self._announced
+
+    async def close(self) -> None:
+        """Stop pursuing."""
+        self._closed = True
+        tasks = list(self._pursuits.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def replicas(self, partition: Partition) -> int:
+        """How many replicas must hold a record before it is read."""
+        return self._copies(partition.topic) - 1
+
+    # --- what is learnt ----------------------------------------------------------------------------------------
+
+    def visible(self, partition: Partition, look: Look) -> Look:
+        """A look as readers may have it: `next` and `written` are those of the high watermark, `end` is the log end."""
+        if not self.replicas(partition):
+            return look
+        if len(self._watched) >= PARTITIONS_CACHED_MAX:
+            self._watched.clear()  # announcements wake too early then, and readers look once more
+        self._watched[partition.keys.tail] = partition
+        offset, written = map(int, look.confirmed.split()) if look.confirmed else (0, 0)
+        if partition.proved_in < look.leader_epoch:
+            if offset < partition.proved <= look.since:  # what all copies had outlives a failover
+                offset, written = partition.proved, partition.proved_written
+            partition.log_end = look.end
+            self._move(partition, look.leader_epoch, offset, written)
+        elif partition.proved_in == look.leader_epoch:
+            partition.log_end = max(look.end, partition.log_end)
+            if offset > partition.proved:  # proved by somebody else
+                self._move(partition, look.leader_epoch, offset, written)
+            offset, written = partition.proved, partition.proved_written
+        if offset < look.end and not partition.appending:
+            self.pursue(partition)
+        return look._replace(next=max(look.log_start, min(offset, look.end)), written=min(written, look.written))
+
+    def appended(self, partition: Partition, reply: list[Any], acked: int) -> None:
+        """What an append told, log start, epoch, end and bytes; `acked` replicas have it."""
+        log_start, epoch, end, written = reply[:4]
+        replicas = self.replicas(partition)
+        if not replicas:
+            self._tail.announce(partition.keys.tail, end, written)
+            partition.place(log_start, end, written)
+        elif acked >= replicas:
+            self._proved(partition, log_start, epoch, end, written)
+        elif self._tail.awaited(partition.keys.tail):
+            self.pursue(partition)
+
+    def _proved(self, partition: Partition, log_start: int, epoch: int, end: int, written: int) -> None:
+        if (epoch, end) <= (partition.proved_in, partition.proved):
+            return
+        partition.log_end = max(end, partition.log_end)
+        partition.place(log_start, end, written)
+        self._move(partition, epoch, end, written)
+
+    def _move(self, partition: Partition, epoch: int, offset: int, written: int) -> None:
+        """The high watermark moves: whoever waits for that is woken."""
+        partition.prove(epoch, offset, written)
+        self._tail.advance(partition.keys.tail, offset, written)
+
+    def _announced(self, channel: bytes, end: int, written: int) -> bool:
+        """An append was announced: False when readers may be woken by it, True when it has yet to be proved."""
+        partition = self._watched.get(channel)
+        if partition is None or not self.replicas(partition):
+            return False
+        if end < partition.announced:  # the log was cut back: readers must look
+            partition.announced = end
+            return False
+        partition.announced = end
+        if end > partition.proved:
+            partition.log_end = max(end, partition.log_end)
+            if not partition.appending:  # or the answer of our own append proves it, or pursues it
+                self.pursue(partition)
+        return True
+
+    # --- proving -----------------------------------------------------------------------------------------------
+
+    async def confirm(self, partition: Partition) -> bool:
+        """Prove the log end as it is now; False when replicas did not confirm it in time."""
+        keys, replicas = partition.keys, self.replicas(partition)
+        words = (partition.topic.hex, replicas, *partition.proof())
+        try:
+            reply, acked = await self._storage.run_acked(
+                self._script, (keys.state, keys.epochs), words, replicas=replicas, timeout_ms=WAIT_MS
+            )
+        except KafkaError:
+            return False
+        if acked >= replicas:
+            self._proved(partition, *reply)
+        return bool(acked >= replicas)
+
+    def pursue_pending(self, partition: Partition) -> None:
+        """Somebody begins to wait, or the last append under way has ended: prove what is there already."""
+        if partition.log_end > partition.proved and self.replicas(partition):
+            self.pursue(partition)
+
+    def pursue(self, partition: Partition) -> None:
+        """Prove the log end soon, and again until it is as long as somebody waits."""
+        if self._closed:
+            return
+        address = self._storage.master_of(partition.keys.state)
+        self._due.setdefault(address, {})[partition] = None
+        pursuit = self._pursuits.get(address)
+        if pursuit is None or pursuit.done():
+            self._pursuits[address] = asyncio.get_running_loop().create_task(self._pursue(address))
+
+    async def _pursue(self, address: Address) -> None:
+        """Round after round at one Redis node: each is one script per partition and one WAIT for all of them."""
+        while due := list(self._due.pop(address, ())):
+            some, later = due[:PURSUED_AT_ONCE], due[PURSUED_AT_ONCE:]
+            if later:
+                self._due[address] = dict.fromkeys(later)
+            proved = await asyncio.gather(*(self.confirm(partition) for partition in some))
+            again = [
+                partition
+                for partition, done in zip(some, proved, strict=True)
+                if not done and self._tail.awaited(partition.keys.tail)
+            ]
+            if again:
+                self._due.setdefault(address, {}).update(dict.fromkeys(again))
+                await asyncio.sleep(PAUSE_S)
+        self._pursuits.pop(address, None)
