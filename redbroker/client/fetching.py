@@ -190,7 +190,7 @@ class Fetcher:
         ready = [
             each for each in self._positions.values()
             if each.placed and each.readable and each.error is None and 2 * each.buffered_bytes < share
-            and each.wait_until_s <= now_s
+            and each.wait_until_s <= now_s and (each.topic is not None or self._known(each))
         ]  # fmt: skip
         if not ready or room <= 0:
             held_up = any(not each.placed or each.wait_until_s > now_s for each in self._positions.values())
