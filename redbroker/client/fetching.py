@@ -143,12 +143,14 @@ class Fetcher:
 
     async def reset(self, each: Position, why: str) -> None:
         """Go where `auto_offset_reset` says; with `none`, the caller is told."""
-        policy = self._config.auto_offset_reset
+        policy, ago_ms = self._config.auto_offset_reset, self._config.reset_duration_ms
         if policy == "none":
             each.error = KafkaError(
                 ErrorCode.OFFSET_OUT_OF_RANGE, f"{each.partition}: {why}, and auto_offset_reset is none: seek first."
             )
             self.arrived.set()
+        elif ago_ms is not None:
+            await self._place_by_time(each, max(0, int(time.time() * 1000) - ago_ms))
         else:
             await self._place_at(each, EARLIEST if policy == "earliest" else LATEST)
 

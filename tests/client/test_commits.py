@@ -55,7 +55,7 @@ async def test_automatic_commits_come_by_themselves_and_only_of_what_is_done(con
 
         async def reached(offset: int) -> None:
             async with asyncio.timeout(10):
-                while (found := (await consumer.committed(FIRST))[FIRST]) is None or found.offset < offset:
+                while (found := (await consumer.committed(FIRST))[FIRST]) is None or found.offset < offset:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert found.offset == offset
 

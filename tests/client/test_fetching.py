@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -97,3 +98,16 @@ async def test_what_was_fetched_before_a_seek_is_not_handed_out_after_it(connect
                 await asyncio.sleep(0)
             await consumer.seek(FIRST, turn)
             assert await values(consumer, 1) == [b"%d" % turn]
+
+
+async def test_a_start_so_long_ago_is_found_by_time_and_a_trimmed_reader_goes_there_too(connection: Connection) -> None:
+    topic, now_ms = await orders(connection, partitions=2), int(time.time() * 1000)
+    for hours, value in ((48, b"old"), (23, b"a"), (1, b"b")):
+        await append(connection, topic, value, at_ms=now_ms - hours * 3_600_000)
+    await append(connection, topic, b"old", partition=1, at_ms=now_ms - 48 * 3_600_000)
+    async with reader(connection, "orders", auto_offset_reset="by_duration:P1D") as consumer:
+        assert await values(consumer, 2) == [b"a", b"b"]
+        assert await consumer.position(TopicPartition("orders", 1)) == 1  # nothing is that young: its end
+        await connection.engine.log.trim([(topic, 0, 1)])
+        await consumer.seek(FIRST, 0)
+        assert await values(consumer, 2) == [b"a", b"b"]

@@ -17,8 +17,10 @@ FIRST = TopicPartition("orders", 0)
 STEP_S = 0.005
 
 
-async def append(connection: Connection, topic: Topic, *values: bytes, partition: int = 0, **fields: Any) -> None:
-    records = [Record(place, 1_000 + place, None, value) for place, value in enumerate(values)]
+async def append(
+    connection: Connection, topic: Topic, *values: bytes, partition: int = 0, at_ms: int = 1_000, **fields: Any
+) -> None:
+    records = [Record(place, at_ms + place, None, value) for place, value in enumerate(values)]
     batch = build_batch(records, **fields)
     entry = Append(topic, partition, batch, read_header(batch))
     for _ in range(100):
