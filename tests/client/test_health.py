@@ -40,16 +40,17 @@ def health(*positions: Position, member: Member | None = None, failed: KafkaErro
     return health_of(positions, Hand(), member, STUCK_MS, failed)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("positions", "member", "state"), [
-    ([], None, "unassigned"),
-    ([], Member(rebalancing=True), "rebalancing"),
-    ([], Member(), "standby"),
-    ([position(lag=9)], Member(), "joined"),
-    ([position(lag=9)], None, "joined"),
-    ([position(lag=9, still_s=1e6)], Member(rebalancing=True), "stuck"),
-    ([position(still_s=1e6)], Member(), "joined"),
+@pytest.mark.parametrize(("lag", "still_s", "member", "state"), [
+    (None, 0, None, "unassigned"),
+    (None, 0, Member(rebalancing=True), "rebalancing"),
+    (None, 0, Member(), "standby"),
+    (9, 0, Member(), "joined"),
+    (9, 0, None, "joined"),
+    (9, 1e6, Member(rebalancing=True), "stuck"),
+    (0, 1e6, Member(), "joined"),
 ])  # fmt: skip
-def test_the_state(positions: list[Position], member: Member | None, state: str) -> None:
+def test_the_state(lag: int | None, still_s: float, member: Member | None, state: str) -> None:
+    positions = [] if lag is None else [position(lag=lag, still_s=still_s)]
     found = health(*positions, member=member)
     assert found.state == state
     assert found.healthy == (state != "stuck")
