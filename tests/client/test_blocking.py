@@ -80,8 +80,8 @@ import os, sys, time
 from redbroker.blocking import Producer
 producer = Producer({valkey.unix_url!r}, linger_ms={60_000 if end == "interrupted" else 0}).open()
 if {end!r} == "interrupted":
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         producer.send("t", b"v", partition=0)
     except KeyboardInterrupt:
         print("interrupted", flush=True)

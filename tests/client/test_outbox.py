@@ -125,7 +125,9 @@ def test_what_is_refused_for_good_is_told_and_holds_nothing_up(script: list[int]
         else:
             assert log.records[sent.offset] == b"%d" % number
     offsets = [sent.offset for sent in told if not isinstance(sent, DeliveryError)]
-    assert offsets == sorted(set(offsets))
+    assert len(offsets) == len(set(offsets))
+    if FORGETS not in script:  # what was uncertain when the log forgot is taken once more, behind what came after it
+        assert offsets == sorted(offsets)
 
 
 def test_after_its_delivery_timeout_a_record_has_failed_and_the_next_begin_anew() -> None:
