@@ -17,12 +17,13 @@ from redbroker.wire.records import HEADER_BYTES, Record
 if TYPE_CHECKING:
     from redbroker.engine.topics import Topic
 
-__all__ = ["RECORD_BYTES", "Headers", "Pairs", "Serializer", "check", "measured", "serialized", "to_bytes"]
+__all__ = ["RECORD_BYTES", "Headers", "Pairs", "Serializer", "check", "serialized", "to_bytes"]
 
 RECORD_BYTES = 33
 """Most that a record takes beside its key, value and headers: see `wire.record_set`."""
 
 HEADER_OVERHEAD_BYTES = 10
+TIMESTAMP_MAX = (1 << 63) - 1
 
 Pairs = tuple[tuple[str, bytes | None], ...]
 Headers = Sequence[tuple[str, bytes | str | None]] | Mapping[str, bytes | str | None]
@@ -36,8 +37,11 @@ def serialized(
     headers: Any,
     key_with: Serializer | None,
     value_with: Serializer | None,
-) -> tuple[bytes | None, bytes | None, Pairs]:
-    """Key and value as bytes or None, headers as pairs; `SerializationError` names the part that is none."""
+) -> tuple[bytes | None, bytes | None, Pairs, int]:
+    """Key and value as bytes or None, headers as pairs, and the most bytes that they take in a batch.
+
+    `SerializationError` names the part that cannot be made bytes.
+    """
     part = "key"
     try:
         made_key = to_bytes(key, key_with)
@@ -46,20 +50,15 @@ def serialized(
         part = "headers"
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         made_headers = tuple((name + "", to_bytes(header, None)) for name, header in pairs)
+        nbytes = RECORD_BYTES + len(made_value or b"") + len(made_key or b"")
+        for name, header in made_headers:
+            nbytes += HEADER_OVERHEAD_BYTES + len(name.encode()) + len(header or b"")
     except Exception as fault:
         record = ProducerRecord(topic, value, key, headers)
         raise SerializationError(
             ErrorCode.INVALID_RECORD, f"The {part} of a record for {topic} cannot be made bytes: {fault}", record
         ) from fault
-    return made_key, made_value, made_headers
-
-
-def measured(key: bytes | None, value: bytes | None, headers: Pairs) -> int:
-    """Most bytes that a record takes in a batch."""
-    nbytes = RECORD_BYTES + len(value or b"") + len(key or b"")
-    for name, header in headers:
-        nbytes += HEADER_OVERHEAD_BYTES + len(name.encode()) + len(header or b"")
-    return nbytes
+    return made_key, made_value, made_headers, nbytes
 
 
 def to_bytes(value: Any, serializer: Serializer | None) -> bytes | None:
@@ -88,7 +87,7 @@ def check(topic: Topic, record: ProducerRecord, nbytes: int) -> int:
     timestamp_ms = now_ms if record.timestamp_ms is None else record.timestamp_ms
     nbytes += HEADER_BYTES
     if nbytes > topic.max_message_bytes:
-        one = Record(0, timestamp_ms, record.key, record.value, record.headers)
+        one = Record(0, now_ms, record.key, record.value, record.headers)
         nbytes = HEADER_BYTES + len(join_records([one], 0)[0])
     if nbytes > topic.max_message_bytes:
         raise refused(
@@ -98,7 +97,9 @@ def check(topic: Topic, record: ProducerRecord, nbytes: int) -> int:
     if topic.compacted and record.key is None:
         raise refused(ErrorCode.INVALID_RECORD, f"{topic.name} is compacted: it takes no record without a key.")
     if record.timestamp_ms is None or topic.log_append_time:
-        return timestamp_ms
+        return now_ms
+    if not isinstance(timestamp_ms, int) or timestamp_ms > TIMESTAMP_MAX:
+        raise refused(ErrorCode.INVALID_TIMESTAMP, f"Timestamp {timestamp_ms!r} is no whole number of 64 bits.")
     if timestamp_ms < 0:
         raise refused(ErrorCode.INVALID_TIMESTAMP, f"Timestamp {timestamp_ms} is before 1970.")
     if timestamp_ms < now_ms - topic.timestamp_before_max_ms:

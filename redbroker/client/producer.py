@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Mapping
+from time import time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from redbroker.client.admission import RECORD_BYTES, Headers, Pairs, check, measured, serialized
+from redbroker.client.admission import RECORD_BYTES, Headers, Pairs, check, serialized
+from redbroker.client.batch import Batch
 from redbroker.client.config import configure
 from redbroker.client.connection import Connection, engine_of
 from redbroker.client.errors import BufferFullError, DeliveryError, ProducerRecord
-from redbroker.client.outbox import Batch, Way
+from redbroker.client.outbox import Way
 from redbroker.client.producer_config import ProducerConfig
 from redbroker.client.room import Room
 from redbroker.client.routes import Routes
@@ -65,7 +66,8 @@ class Producer:
         self._refused_bytes = 0
         partitioner = self.config.partitioner
         self._partitioner = None if isinstance(partitioner, str) else partitioner
-        self._plain = self.config.key_serializer is None and self.config.value_serializer is None
+        self._serializers = (self.config.key_serializer, self.config.value_serializer)
+        self._plain = self._serializers == (None, None)
 
     # --- opening and closing -----------------------------------------------------------------------------------
 
@@ -177,8 +179,9 @@ class Producer:
         """
         if not self._plain or headers or type(value) is not bytes or (key is not None and type(key) is not bytes):
             config = self.config
-            key, value, headers = serialized(topic, key, value, headers, config.key_serializer, config.value_serializer)
-            nbytes = measured(key, value, headers)
+            key, value, headers, nbytes = serialized(
+                topic, key, value, headers, config.key_serializer, config.value_serializer
+            )
         else:
             nbytes = RECORD_BYTES + len(value) + (0 if key is None else len(key))
         room = self._room
@@ -200,9 +203,10 @@ class Producer:
             record = ProducerRecord(topic, value, key, cast(Pairs, headers), outbox.partition, timestamp_ms)
             timestamp_ms = check(route.topic, record, nbytes)
         else:
-            timestamp_ms = time.time_ns() // 1_000_000
+            timestamp_ms = time_ns() // 1_000_000
+        future = outbox.add(timestamp_ms, key, value, headers, nbytes)  # type: ignore[arg-type]
         room.used = used
-        return outbox.add(timestamp_ms, key, value, headers, nbytes)  # type: ignore[arg-type]
+        return future
 
     async def ready(self) -> None:
         """Return when there is room for a record as large as the one that was last refused."""
@@ -225,7 +229,7 @@ class Producer:
                 if waiting := [batch.done for batch in self._way.unfinished]:
                     await asyncio.wait(waiting)
         except TimeoutError:
-            left = sum(len(batch.records) for batch in self._way.unfinished)
+            left = sum(len(batch.futures) for batch in self._way.unfinished)
             message = f"{left} records are not stored after {timeout_s} s; they are still being sent."
             raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, message) from None
         finally:

@@ -38,14 +38,13 @@ class Route:
             outbox.follow(topic)
         self.outboxes += [Outbox(way, topic, number) for number in range(len(kept), topic.partitions)]
         self.room_bytes = topic.max_message_bytes - HEADER_BYTES
-        self.sticky = next_sticky(self.outboxes, 0)
+        self.sticky: Outbox = next_sticky(self.outboxes, 0)
 
     def keyless(self) -> Outbox:
         """The outbox for a record without a key."""
-        outbox = self.outboxes[self.sticky]
+        outbox = self.sticky
         if outbox.left_bytes >= STICK_BYTES:
-            self.sticky = next_sticky(self.outboxes, self.sticky)
-            outbox = self.outboxes[self.sticky]
+            outbox = self.sticky = next_sticky(self.outboxes, outbox.partition)
         return outbox
 
 
