@@ -25,6 +25,7 @@ from redbroker.client.errors import BufferFullError, DeliveryError, ProducerReco
 from redbroker.client.outbox import Batch, Outbox, Way
 from redbroker.client.partitioning import STICK_BYTES, Partitioner, keyed, next_sticky
 from redbroker.client.room import Room
+from redbroker.client.tracing import Api, injected, installed
 from redbroker.client.types import Sent
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.types import TopicPartition
@@ -143,6 +144,7 @@ class Producer:
         self._finding: dict[str, list[tuple[ProducerRecord, int, asyncio.Future[Sent]]]] = {}
         self._finders: set[asyncio.Task[None]] = set()
         self._version = -1
+        self._traces: Api | None = None
         partitioner = self.config.partitioner
         self._partitioner = None if isinstance(partitioner, str) else partitioner
         self._plain = self.config.key_serializer is None and self.config.value_serializer is None
@@ -174,6 +176,7 @@ class Producer:
             pause_max_s=config.retry_backoff_max_ms / 1000,
         )
         self._routes, self._version = {}, -1
+        self._traces = installed()
         self._closed = False
         return self
 
@@ -253,6 +256,8 @@ class Producer:
             futures = [producer.send_nowait("orders", line) for line in lines]
             await producer.flush()
         """
+        if self._traces is not None:
+            headers = injected(self._traces, headers)
         if not self._plain or headers or type(value) is not bytes or (key is not None and type(key) is not bytes):
             key, value, headers = self._serialized(topic, key, value, headers)
             nbytes = RECORD_BYTES + len(value or b"") + len(key or b"")

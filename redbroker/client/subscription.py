@@ -25,6 +25,7 @@ from redbroker.client.consumer_config import RebalanceListener
 from redbroker.client.context import Context
 from redbroker.client.keyed import Lanes
 from redbroker.client.retries import NEVER, Retry, failure_of, headers_after, retry_topic
+from redbroker.client.tracing import failed, processing
 from redbroker.client.types import ConsumerRecord, OffsetAndMetadata
 from redbroker.errors import KafkaError
 from redbroker.types import TopicPartition
@@ -216,10 +217,15 @@ class Running(RebalanceListener):
     # --- one record ----------------------------------------------------------------------------------------------
 
     async def _handle(self, record: ConsumerRecord) -> None:
+        with processing(record, self.subscription.group) as span:
+            await self._attempt(record, span)
+
+    async def _attempt(self, record: ConsumerRecord, span: Any) -> None:
         subscription = self.subscription
         try:
             decoded = subscription.topic.decode(record)
         except Exception as wrong:
+            failed(span, wrong)
             await self._undecodable(record, wrong)
             return
         context = Context(decoded, failure_of(record), subscription.group, self._app.send)
@@ -228,6 +234,7 @@ class Running(RebalanceListener):
             if subscription.to is not None and result is not None:
                 await self._app.send(subscription.to, result, key=decoded.key)
         except Exception as error:
+            failed(span, error)
             await self._failed(record, context.attempt, error)
             return
         self.counts.handled += 1
