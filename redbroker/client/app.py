@@ -96,6 +96,7 @@ class TypedTopic(Generic[K, V]):
         undecodable: Undecodable = "raise",
         to: str | None = None,
         drain_s: float = 10.0,
+        stuck_after_s: float = 300.0,
         **settings: Any,
     ) -> Callable[[H], H]:
         """Handle this topic's records as a member of `group`; the handler takes the value, or value and `Context`.
@@ -104,14 +105,25 @@ class TypedTopic(Generic[K, V]):
         `dlq`: what becomes of a record whose handler raises; without them the app stops there. `undecodable`: `raise`
         (the app stops), `skip` (counted) or `dead-letter`. `to`: topic of what the handler returns, unless None.
         `drain_s` bounds how long running handlers may finish when a partition goes or the app stops; then they are
-        cancelled, and their records are handled again. Further settings are the consumer's. Functions that are not
-        async run in threads, which cannot be cancelled.
+        cancelled, and their records are handled again. `stuck_after_s`: the app is not healthy while a handler has had
+        one record for longer. Further settings are the consumer's. Functions that are not async run in threads, which
+        cannot be cancelled.
         """
 
         def register(handler: H) -> H:
             self.app.add(
                 Subscription(
-                    self, group, handler, parallel_by_key, retry, dlq, undecodable, to, drain_s, settings=settings
+                    self,
+                    group,
+                    handler,
+                    parallel_by_key,
+                    retry,
+                    dlq,
+                    undecodable,
+                    to,
+                    drain_s,
+                    stuck_after_s,
+                    settings=settings,
                 )
             )
             return handler
@@ -275,11 +287,12 @@ class RedBroker:
                 {
                     "topic": each.subscription.topic.name,
                     "group": each.subscription.group,
-                    "state": found.state,
+                    "state": each.state,
                     "lag_records": found.lag_records,
                     "lag_s": found.lag_s,
                     "partitions": len(found.assignment),
                     "in_flight": each.lanes.in_flight,
+                    "oldest_s": each.lanes.oldest_s,
                     "handled": each.counts.handled,
                     "retried": each.counts.retried,
                     "dead": each.counts.dead,

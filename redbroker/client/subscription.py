@@ -65,6 +65,7 @@ class Subscription:
     undecodable: Undecodable = "raise"
     to: str | None = None
     drain_s: float = 10.0
+    stuck_after_s: float = 300.0
     commit_interval_s: float = 0.2
     in_flight_max: int = 1_000
     settings: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +79,8 @@ class Subscription:
             raise ValueError(
                 f"parallel_by_key = {self.parallel_by_key} is wrong: 1 to in_flight_max, {self.in_flight_max}."
             )
+        if self.stuck_after_s <= 0:
+            raise ValueError(f"stuck_after_s = {self.stuck_after_s} is wrong: above 0.")
         if self.dlq == self.topic.name:
             raise ValueError(f"dlq = {self.dlq!r} is wrong: dead letters would be handled again at once, for ever.")
 
@@ -113,6 +116,13 @@ class Running(RebalanceListener):
     def _width(self) -> int:
         """How many handlers run at once; without keys, one for each of some partitions."""
         return max(self.subscription.parallel_by_key, 1 if self.subscription.parallel_by_key > 1 else 16)
+
+    @property
+    def state(self) -> str:
+        """As `Health.state`; `stuck` also while a handler has had its record for more than `stuck_after_s`."""
+        if self.lanes.oldest_s > self.subscription.stuck_after_s:
+            return "stuck"
+        return self.consumer.health().state
 
     # --- reading and committing ----------------------------------------------------------------------------------
 
