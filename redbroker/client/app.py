@@ -31,6 +31,8 @@ from redbroker.client.types import ConsumerRecord, Sent
 from redbroker.errors import ErrorCode, KafkaError
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from redbroker.client.testing import AppTest
 
 __all__ = ["RedBroker", "TypedTopic"]
@@ -142,6 +144,7 @@ class RedBroker:
         self.subscriptions: list[Subscription] = []
         self.running: list[Running] = []
         self.failure: BaseException | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None  # where it runs, while it runs
         self._producer: Producer | None = None
         self._stack: contextlib.AsyncExitStack | None = None
         self._ended = asyncio.Event()
@@ -211,12 +214,13 @@ class RedBroker:
                 task.add_done_callback(self._over)
             stack.push_async_callback(self._stop, tasks)
             self._stack = stack.pop_all()
+        self.loop = asyncio.get_running_loop()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stack, self._stack = self._stack, None
+        stack, self._stack, self.loop = self._stack, None, None
         if stack is not None:
             await stack.aclose()
         self._producer = None
@@ -307,6 +311,16 @@ class RedBroker:
             "failure": None if self.failure is None else str(self.failure),
             "subscriptions": parts,
         }
+
+    def counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Records this app has sent, by topic: those that are stored, and those that failed."""
+        return ({}, {}) if self._producer is None else self._producer.counts()
+
+    def metrics(self, registry: CollectorRegistry) -> None:
+        """Add this app's figures to a Prometheus registry, for as long as that lives: `redbroker.client.metrics`."""
+        from redbroker.client.metrics import AppMetrics
+
+        registry.register(AppMetrics(self))
 
     def test(self) -> AppTest:
         """The app without a server, for tests: see `redbroker.client.testing`."""

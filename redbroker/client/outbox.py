@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
@@ -58,7 +58,7 @@ RecordFields = tuple[int, int, bytes | None, bytes | None, tuple[tuple[str, byte
 @dataclass
 class Way:
     """What all outboxes of a producer share; `finished` hears of every batch that is settled, `urgent` counts those
-    who wait for everything to leave."""
+    who wait for everything to leave, `sent` and `failed` count records by topic."""
 
     engine: Engine
     finished: Callable[[Batch], None]
@@ -73,6 +73,8 @@ class Way:
     pause_s: float
     pause_max_s: float
     urgent: int = 0
+    sent: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
     unfinished: set[Batch] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -333,6 +335,7 @@ class Outbox:
         """Tell everybody who waits where the records are; those who were cancelled wait no more."""
         self._remove(batch)
         topic, partition = self.topic.name, self.partition
+        self._way.sent[topic] += len(batch.records)
         offset, step = (appended.base_offset, 1) if appended is not NOWHERE else (-1, 0)
         for future, record in zip(batch.futures, batch.records, strict=True):
             if not future.done():
@@ -344,6 +347,7 @@ class Outbox:
         """Tell everybody who waits that it failed, and the log once, for those who never ask."""
         self._remove(batch)
         name, count = self.topic.name, len(batch.futures)
+        self._way.failed[name] += count
         log.error("%d records for %s-%d were not delivered: %s", count, name, self.partition, error)
         for future, (_, timestamp_ms, key, value, headers) in zip(batch.futures, batch.records, strict=True):
             if not future.done():

@@ -324,6 +324,13 @@ class Producer:
         found = await self._find(topic)
         return [TopicPartition(topic, number) for number in range(found.partitions)]
 
+    def counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Records by topic since the producer was opened: those that are stored, and those that failed.
+
+        stored, failed = producer.counts()
+        """
+        return dict(self._way.sent), dict(self._way.failed)
+
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _serialized(self, topic: str, key: Any, value: Any, headers: Any) -> tuple[Any, Any, Any]:
