@@ -291,7 +291,7 @@ class RedBroker:
                 {
                     "topic": each.subscription.topic.name,
                     "group": each.subscription.group,
-                    "state": each.state,
+                    "state": "stuck" if each.hangs else found.state,
                     "lag_records": found.lag_records,
                     "lag_s": found.lag_s,
                     "partitions": len(found.assignment),

@@ -25,7 +25,7 @@ from redbroker.client.errors import BufferFullError, DeliveryError, ProducerReco
 from redbroker.client.outbox import Batch, Outbox, Way
 from redbroker.client.partitioning import STICK_BYTES, Partitioner, keyed, next_sticky
 from redbroker.client.room import Room
-from redbroker.client.tracing import Api, injected, installed
+from redbroker.client.tracing import Api, carried, injected, installed
 from redbroker.client.types import Sent
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.types import TopicPartition
@@ -256,10 +256,17 @@ class Producer:
             futures = [producer.send_nowait("orders", line) for line in lines]
             await producer.flush()
         """
-        if self._traces is not None:
-            headers = injected(self._traces, headers)
-        if not self._plain or headers or type(value) is not bytes or (key is not None and type(key) is not bytes):
+        added = () if self._traces is None else carried(self._traces)
+        if (
+            not self._plain
+            or headers
+            or added
+            or type(value) is not bytes
+            or (key is not None and type(key) is not bytes)
+        ):
             key, value, headers = self._serialized(topic, key, value, headers)
+            if added:
+                headers = injected(cast(Pairs, headers), added)
             nbytes = RECORD_BYTES + len(value or b"") + len(key or b"")
             for name, header in cast(Pairs, headers):
                 nbytes += HEADER_OVERHEAD_BYTES + len(name.encode()) + len(header or b"")

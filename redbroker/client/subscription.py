@@ -118,11 +118,9 @@ class Running(RebalanceListener):
         return max(self.subscription.parallel_by_key, 1 if self.subscription.parallel_by_key > 1 else 16)
 
     @property
-    def state(self) -> str:
-        """As `Health.state`; `stuck` also while a handler has had its record for more than `stuck_after_s`."""
-        if self.lanes.oldest_s > self.subscription.stuck_after_s:
-            return "stuck"
-        return self.consumer.health().state
+    def hangs(self) -> bool:
+        """Whether a handler has had its record for more than `stuck_after_s`."""
+        return self.lanes.oldest_s > self.subscription.stuck_after_s
 
     # --- reading and committing ----------------------------------------------------------------------------------
 
@@ -235,8 +233,8 @@ class Running(RebalanceListener):
         try:
             decoded = subscription.topic.decode(record)
         except Exception as wrong:
-            failed(span, wrong)
             await self._undecodable(record, wrong)
+            failed(span, wrong)
             return
         context = Context(decoded, failure_of(record), subscription.group, self._app.send)
         try:
@@ -244,8 +242,8 @@ class Running(RebalanceListener):
             if subscription.to is not None and result is not None:
                 await self._app.send(subscription.to, result, key=decoded.key)
         except Exception as error:
-            failed(span, error)
             await self._failed(record, context.attempt, error)
+            failed(span, error)
             return
         self.counts.handled += 1
 

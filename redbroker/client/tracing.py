@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 from redbroker.client.types import ConsumerRecord
 
-__all__ = ["failed", "injected", "installed", "processing"]
+__all__ = ["carried", "failed", "injected", "installed", "processing"]
+
+Pairs = tuple[tuple[str, bytes | None], ...]
 
 SYSTEM = "messaging.system"
 OPERATION = "messaging.operation.name"
@@ -49,17 +51,19 @@ def installed() -> Api | None:
     return Api(context, propagate, trace)
 
 
-def injected(api: Api, headers: Any) -> Any:
-    """A record's headers, which may be none, and those of the current context; a header of the same name gives way."""
+def carried(api: Api) -> Pairs:
+    """The headers that take the current context along; none outside of a span."""
     if not api.context.get_current():
-        return headers
+        return ()
     carrier: dict[str, str] = {}
     api.propagate.inject(carrier)
-    if not carrier:
-        return headers
-    pairs = headers.items() if hasattr(headers, "items") else headers
-    kept = [(name, value) for name, value in pairs if name not in carrier]
-    return (*kept, *((name, value.encode()) for name, value in carrier.items()))
+    return tuple((name, value.encode()) for name, value in carrier.items())
+
+
+def injected(headers: Pairs, added: Pairs) -> Pairs:
+    """A record's headers and those; one of the same name gives way."""
+    names = {name for name, _ in added}
+    return (*(each for each in headers if each[0] not in names), *added)
 
 
 @contextlib.contextmanager
@@ -91,15 +95,20 @@ def processing(record: ConsumerRecord, group: str | None = None) -> Iterator[Any
     token = api.context.attach(api.propagate.extract(carrier_of(record.headers), api.context.Context()))
     try:
         with tracer.start_as_current_span(
-            f"process {record.topic}", kind=api.trace.SpanKind.CONSUMER, attributes=told
-        ) as span:
-            yield span
+            f"process {record.topic}", kind=api.trace.SpanKind.CONSUMER, attributes=told,
+            record_exception=False, set_status_on_exception=False,
+        ) as span:  # fmt: skip
+            try:
+                yield span
+            except Exception as error:
+                failed(span, error)
+                raise
     finally:
         api.context.detach(token)
 
 
 def failed(span: Any, error: BaseException) -> None:
-    """Note in a span of `processing` that the attempt failed, where the error does not leave the block."""
+    """Note in a span of `processing` why it failed; what leaves the block is noted anyway."""
     api = installed()
     if api is not None and span.is_recording():
         span.record_exception(error)

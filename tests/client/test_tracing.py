@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -10,11 +11,14 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from redbroker import blocking
 from redbroker.client import tracing
 from redbroker.client.app import RedBroker
 from redbroker.client.context import Context
+from redbroker.client.errors import SerializationError
 from redbroker.client.retries import Retry
 from redbroker.client.types import ConsumerRecord
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -110,6 +114,42 @@ async def test_who_has_no_span_sends_headers_as_they_are() -> None:
         await t.send("orders", "tea")
         passed_on, plain = await t.records("orders")
     assert (list(passed_on.headers), list(plain.headers)) == ([("traceparent", REMOTE)], [])
+
+
+async def test_headers_that_are_none_are_refused_within_a_span_as_without() -> None:
+    app = service()
+    async with app.test():
+        with trace.get_tracer("test").start_as_current_span("buy"):
+            for headers in (5, [("a",)], [(1, b"")]):
+                with pytest.raises(SerializationError, match="The headers of a record for orders"):
+                    await app.send_bytes("orders", b"tea", headers=headers)
+
+
+async def test_what_stops_the_app_is_noted_once(exporter: InMemorySpanExporter) -> None:
+    app = RedBroker("redis://nowhere.invalid:1")
+
+    @app.topic("orders", value=str).subscribe(group="billing")
+    async def bill(order: str) -> None:
+        raise ValueError("no such customer")
+
+    async with app.test() as t:
+        with pytest.raises(ValueError, match="no such customer"):
+            await t.send("orders", "tea")
+    [ended] = exporter.get_finished_spans()
+    assert [event.name for event in ended.events] == ["exception"]
+    assert ended.status.description == "no such customer"
+
+
+def test_a_blocking_producer_takes_the_callers_context_along(valkey: Server) -> None:
+    with blocking.Producer(valkey.url) as producer, trace.get_tracer("test").start_as_current_span("buy") as span:
+        producer.send("orders", b"1")
+        producer.send_nowait("orders", b"2", headers=[("traceparent", REMOTE)]).result(10)
+    with blocking.Consumer("orders", storage=valkey.url, auto_offset_reset="earliest") as consumer:
+        records = [*itertools.islice(consumer, 2)]
+    for each in records:
+        [(name, value)] = each.headers
+        assert name == "traceparent"
+        assert f"{span.get_span_context().span_id:016x}".encode() in value
 
 
 def test_a_loop_over_a_consumer_goes_on_with_the_trace_and_records_what_leaves_it(
