@@ -6,7 +6,7 @@ PY     := .venv/bin/python
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format docs clean
+.PHONY: help demo test check bench faults format docs dashboards clean
 
 help:            ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,12 +26,18 @@ check: .venv/.check  ## lint, format, types and layers
 bench: .venv/.bench  ## the numbers; results go to bench/results
 	@$(PY) -m bench $(ARGS)
 
+faults: .venv/.test  ## real faults for MINUTES=30, the same ones for a SEED; the report goes to build/faults
+	@$(PY) -m tests.system.faults run --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 format: .venv/.check ## write the code the way `make check` wants it
 	@$(PY) -m ruff check --fix --quiet .
 	@$(PY) -m ruff format .
 
 docs: .venv/.test    ## write the generated parts of docs/ again
 	@$(PY) -m docs.generate
+
+dashboards: .venv/.test ## write grafana/ again from grafana/panels.py
+	@$(PY) -m grafana
 
 clean:           ## remove the environment and everything built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -10,5 +10,6 @@
     harness.py    the rounds: A B C, B C A, ... and the statistics over them
     report.py     the table on the terminal, the JSON file, the table in docs/benchmarks.md
 
-It is no part of the installed package and imports nothing of RedBroker but the storage connection it times.
+It is no part of the installed package and imports nothing of RedBroker but what it times: the storage connection and
+the SDK.
 """

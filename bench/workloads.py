@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.contenders import Contender, Running
+from bench.contenders import YARDSTICK, Contender, Running
 from bench.servers import resident_megabytes
 
 CLIENT_SECONDS_MAX = 180.0
@@ -43,10 +43,11 @@ class Sizes:
     serial_records: int
     paced_records: int
     window_seconds: float
+    compacted_records: int
 
 
-FULL = Sizes(400_000, 1_000_000, 3_000, 600, 2.0)
-QUICK = Sizes(150_000, 500_000, 1_000, 200, 1.0)
+FULL = Sizes(400_000, 1_000_000, 3_000, 600, 2.0, 1_000_000)
+QUICK = Sizes(150_000, 500_000, 1_000, 200, 1.0, 50_000)
 
 Samples = dict[str, Sample]
 
@@ -88,6 +89,20 @@ def bulk_1k(contender: Contender, sizes: Sizes) -> Samples:
 def bulk_100(contender: Contender, sizes: Sizes) -> Samples:
     """Records of 100 bytes."""
     return bulk(contender, sizes.records_100, 100, "100")
+
+
+def sdk_consume(contender: Contender, sizes: Sizes) -> Samples:
+    """Everything read by the SDK's consumer, straight from the storage."""
+    with contender.run() as running:
+        to = {"topic": "sdk-consume", "records": sizes.records_100}
+        sent, _ = run_client("produce", running, bootstrap=running.bootstrap, record_bytes=100, **to)
+        read, cpu = run_client(
+            "sdk_consume", running, storage=running.storage_url, topic=to["topic"], records=sent["served"]
+        )
+    return {
+        "sdk_getmany_100": Sample(read["records_per_s"], cpu),
+        "sdk_async_for_100": Sample(read["async_for_per_s"]),
+    }
 
 
 def latency(contender: Contender, sizes: Sizes) -> Samples:
@@ -136,6 +151,25 @@ def patched_environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
+def housekeeping(contender: Contender, sizes: Sizes) -> Samples:
+    """Trimming and compaction beside a paced producer, through the engine, without a broker."""
+    with contender.storage() as running:
+        load: dict[str, Any] = {"trim_per_batch": 10, "keys": sizes.compacted_records // 10}
+        answer, cpu = run_client(
+            "housekeeping",
+            running,
+            url=running.storage_url,
+            trim_records=10 * sizes.compacted_records,
+            records=sizes.compacted_records,
+            **load,
+        )
+    return {
+        "trim_p99_ratio": Sample(answer["trim_p99_ratio"]),
+        "compaction": Sample(answer["compaction_s"], cpu),
+        "compaction_cpu": Sample(answer["compaction_cpu_share"]),
+    }
+
+
 def groups(contender: Contender, sizes: Sizes) -> Samples:
     """New groups of one member with three clients, and a second member that comes and goes."""
     # The interval of the classic members below: it is the client's own share of what is measured.
@@ -155,6 +189,41 @@ def crowd(contender: Contender, sizes: Sizes) -> Samples:
         load = {"joiners": 200, "beaters": 1_000, "interval_s": 3.0, "beats": max(1, int(sizes.window_seconds))}
         answer, _ = run_client("crowd", running, bootstrap=running.bootstrap, broker_pid=running.pids["broker"], **load)
     return {"group_crowd": Sample(answer["settle_ms"]), "group_beats": Sample(answer["core_share"])}
+
+
+def sizes_of(sizes: Sizes) -> dict[str, dict[str, int]]:
+    """The two loads of batched producers, by the suffix of their measures."""
+    return {
+        "100": {"records": sizes.records_100, "record_bytes": 100},
+        "1k": {"records": sizes.records_1k, "record_bytes": 1024},
+    }
+
+
+def sdk_produce(contender: Contender, sizes: Sizes) -> Samples:
+    """The SDK straight to the storage; against the yardstick, aiokafka."""
+    samples = {}
+    for suffix, load in sizes_of(sizes).items():
+        if contender.name == YARDSTICK:
+            with contender.run() as running:
+                answer, cpu = run_client("aiokafka_produce", running, bootstrap=running.bootstrap, **load)
+        else:
+            with contender.storage() as running:
+                answer, cpu = run_client("sdk_produce", running, url=running.storage_url, **load)
+        samples[f"sdk_produce_{suffix}"] = Sample(answer["records_per_s"], cpu)
+    return samples
+
+
+def sdk_over_xadd(contender: Contender, sizes: Sizes) -> Samples:
+    """The SDK and redis-py's pipelined XADD on the same storage, one after the other."""
+    samples = {}
+    for suffix, load in sizes_of(sizes).items():
+        rates = []
+        for client in ("sdk_produce", "xadd"):
+            with contender.storage() as running:
+                answer, _ = run_client(client, running, url=running.storage_url, **load)
+            rates.append(answer["records_per_s"])
+        samples[f"sdk_over_xadd_{suffix}"] = Sample(rates[0] / rates[1])
+    return samples
 
 
 def start(contender: Contender, sizes: Sizes) -> Samples:
@@ -183,6 +252,9 @@ class Workload:
 WORKLOADS = (
     Workload(start, ("start", "idle_memory")),
     Workload(appends, ("appends",), ("valkey", "redis")),
+    Workload(sdk_produce, ("sdk_produce_100", "sdk_produce_1k"), (YARDSTICK, "valkey", "redis")),
+    Workload(sdk_over_xadd, ("sdk_over_xadd_100", "sdk_over_xadd_1k"), ("valkey", "redis")),
+    Workload(housekeeping, ("trim_p99_ratio", "compaction", "compaction_cpu"), ("valkey", "redis")),
     Workload(one_record, ("one_record",)),
     Workload(latency, ("serial_p50", "serial_p99", "end_to_end_p50", "end_to_end_p99")),
     Workload(
@@ -200,5 +272,6 @@ WORKLOADS = (
     ),
     Workload(crowd, ("group_crowd", "group_beats"), ("valkey", "redis", "dev")),
     Workload(bulk_1k, ("produce_1k", "consume_1k")),
+    Workload(sdk_consume, ("sdk_getmany_100", "sdk_async_for_100"), ("valkey", "redis")),
     Workload(bulk_100, ("produce_100", "consume_100")),
 )

@@ -21,10 +21,10 @@ TIMEOUT_S = 60.0
 SEPARATOR = b"\t"
 
 
-def create_topic(addresses: str, topic: str, partitions: int) -> None:
-    """Create the topic. Its records carry times of 2013, so it must not forget by age."""
+def create_topic(addresses: str, topic: str, partitions: int, configs: dict[str, str] | None = None) -> None:
+    """Create the topic. The demo's records carry times of 2013, so unless told otherwise it must not forget by age."""
     admin = AdminClient({"bootstrap.servers": addresses}, logger=QUIET)
-    wanted = NewTopic(topic, num_partitions=partitions, replication_factor=-1, config={"retention.ms": "-1"})
+    wanted = NewTopic(topic, num_partitions=partitions, replication_factor=-1, config=configs or {"retention.ms": "-1"})
     admin.create_topics([wanted])[topic].result(TIMEOUT_S)
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from queue import Empty, Queue
 
 READY_S = 20.0
@@ -18,8 +19,8 @@ STOP_S = 15.0
 class Process:
     """One running `redbroker dev` or `redbroker worker`; `address` is where clients connect."""
 
-    def __init__(self, *words: str) -> None:
-        """Start it and wait until it is ready; RuntimeError with its last words when it is not."""
+    def __init__(self, *words: str, cwd: Path | None = None) -> None:
+        """Start it and wait until it is ready; RuntimeError with its last words when it is not. `cwd`: where to run."""
         self.words = words
         self.last_words: deque[str] = deque(maxlen=20)
         self.running = subprocess.Popen(
@@ -28,6 +29,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            cwd=cwd,
         )
         self._ready: Queue[str | None] = Queue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -41,6 +43,11 @@ class Process:
     @property
     def pid(self) -> int:
         return self.running.pid
+
+    @property
+    def http(self) -> str:
+        """host:port of its metrics, where it was started with an `--http-port`."""
+        return self._named("http")
 
     def _named(self, what: str) -> str:
         found = re.search(rf"  {what} (\S+)", self.ready_line)

@@ -1,3 +1,55 @@
-"""RedBroker: Kafka's model and wire protocol on the Redis you already run."""
+"""RedBroker: Kafka's model and wire protocol on the Redis you already run.
+
+The names below are the SDK's; each is imported when it is first used, so that `import redbroker` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redbroker.client.admin import Admin as Admin
+    from redbroker.client.app import RedBroker as RedBroker
+    from redbroker.client.connection import Connection as Connection
+    from redbroker.client.consumer import Consumer as Consumer
+    from redbroker.client.context import Context as Context
+    from redbroker.client.errors import DeliveryError as DeliveryError
+    from redbroker.client.producer import Producer as Producer
+    from redbroker.client.retries import Retry as Retry
+    from redbroker.client.types import ConsumerRecord as ConsumerRecord
+    from redbroker.client.types import OffsetAndMetadata as OffsetAndMetadata
+    from redbroker.client.types import Sent as Sent
+    from redbroker.errors import KafkaError as KafkaError
+    from redbroker.types import TopicPartition as TopicPartition
 
 __version__ = "0.1.0"
+
+HOMES = {
+    "Admin": "redbroker.client.admin",
+    "Connection": "redbroker.client.connection",
+    "Consumer": "redbroker.client.consumer",
+    "ConsumerRecord": "redbroker.client.types",
+    "Context": "redbroker.client.context",
+    "DeliveryError": "redbroker.client.errors",
+    "KafkaError": "redbroker.errors",
+    "OffsetAndMetadata": "redbroker.client.types",
+    "Producer": "redbroker.client.producer",
+    "RedBroker": "redbroker.client.app",
+    "Retry": "redbroker.client.retries",
+    "Sent": "redbroker.client.types",
+    "TopicPartition": "redbroker.types",
+}
+"""Where each public name lives."""
+
+
+def __getattr__(name: str) -> Any:
+    home = HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'redbroker' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *HOMES})

@@ -121,6 +121,41 @@ class Settings(BaseSettings):
         60_000, ge=1_000, description="A wake-up subscription nobody waits on is dropped after this."
     )
 
+    # --- retention, compaction, memory -------------------------------------------------------------------------
+    retention_check_ms: int = Field(
+        10_000,
+        ge=20,
+        description="How often old batches are looked for in a partition (log.retention.check.interval.ms).",
+    )
+    trim_entries_per_s: int = Field(
+        200_000, ge=100, description="Batches a worker trims per second; ten times as many while memory is short."
+    )
+    compaction_check_ms: int = Field(
+        15_000, ge=20, description="How often a worker looks for compacted topics that have become dirty."
+    )
+    compaction_dirty_bytes_min: int = Field(
+        1_048_576, ge=0, description="Fewer dirty bytes start no compaction, whatever min.cleanable.dirty.ratio says."
+    )
+    compaction_keys_bytes_max: int = Field(
+        67_108_864,
+        ge=4_096,
+        description="Memory for the keys of one compaction; more keys take several (log.cleaner.dedupe.buffer.size).",
+    )
+    compaction_cpu_share: float = Field(
+        0.3, gt=0, le=1, description="Share of its time that a worker gives to a compaction under way."
+    )
+    janitor_lease_ms: int = Field(
+        10_000, ge=200, description="A compaction whose worker is silent this long may be begun anew by another."
+    )
+    memory_check_ms: int = Field(500, ge=20, description="How often the memory of each Redis master is looked at.")
+    memory_throttle_share: float = Field(
+        0.85, gt=0, le=1, description="Share of a Redis master's maxmemory from which producers are slowed down."
+    )
+    memory_refuse_share: float = Field(
+        0.95, gt=0, le=1, description="Share of a Redis master's maxmemory from which records are refused for a while."
+    )
+    throttle_ms_max: int = Field(1_000, ge=0, description="Longest pause a produce answer asks of its client.")
+
     # --- consumer groups: the consumer protocol (KIP-848) ------------------------------------------------------
     group_consumer_heartbeat_interval_ms: int = Field(
         5_000, ge=100, description="How often settled members are told to heartbeat."
@@ -165,6 +200,18 @@ class Settings(BaseSettings):
         10_080, ge=1, description="Offsets of a group that is empty this long are forgotten."
     )
     offsets_retention_check_ms: int = Field(600_000, ge=20, description="How often offsets are looked at for this.")
+
+    # --- metrics -----------------------------------------------------------------------------------------------
+    metrics_age_ms: int = Field(5_000, ge=0, description="How long a scrape's figures of Redis may be told again.")
+    metrics_timeout_ms: int = Field(
+        1_000, ge=10, description="Longest a scrape waits for Redis; it then tells what was known."
+    )
+    metrics_topics_max: int = Field(1_000, ge=1, description="Topics a worker counts by name; the rest as _other.")
+    metrics_partitions_max: int = Field(
+        10_000, ge=1, description="Most partitions, and most partitions of groups, that one worker tells of."
+    )
+    metrics_groups_max: int = Field(1_000, ge=1, description="Most groups that one worker tells of.")
+    metrics_kafka_names: bool = Field(True, description="Tell offsets and lags under kafka_exporter's names, too.")
 
     # --- logging ---------------------------------------------------------------------------------------------
     log_format: str = Field("console", pattern="^(console|json)$", description="console or json.")

@@ -172,6 +172,7 @@ async def test_a_full_server_is_joined_read_after_a_failover_and_trimmed(binary)
             assert (await put(1)).code == ErrorCode.KAFKA_STORAGE_ERROR
             await engine.topics.configure("orders", {"retention.ms": "1000"})
             assert await engine.log.trim([(topic, 0, 10)]) == [10]
+            await engine.pressure.look()  # it has room again
             assert await put(1) == (20, 10, read.leader_epoch, False)
             await engine.workers.refresh()
             assert [worker.port for worker in engine.workers.live()] == [9092]

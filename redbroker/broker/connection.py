@@ -50,9 +50,9 @@ class Connection(asyncio.BufferedProtocol):
     """The protocol object of one accepted socket. All state belongs to the event loop's thread."""
 
     __slots__ = (
-        "_delivered", "_delivered_s", "_flush_due", "_frame_began_s", "_loop", "_lost", "_reader", "_reading",
-        "_received_s", "_released_bytes", "_server", "_slots", "_transport", "_turnstile", "_waiting", "_write_paused",
-        "_written", "closing", "host",
+        "_delivered", "_delivered_s", "_flush_due", "_frame_began_s", "_loop", "_lost", "_muted", "_reader",
+        "_reading", "_received_s", "_released_bytes", "_server", "_slots", "_transport", "_turnstile", "_waiting",
+        "_write_paused", "_written", "closing", "host",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -68,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_due = False
         self._released_bytes = 0  # of frames whose requests are answered, not yet given back to the budget
         self._lost = False
+        self._muted: asyncio.TimerHandle | None = None  # until when nothing is read, or begun (KIP-219)
         self._written = self._delivered = 0  # bytes given to the transport, and of those, taken by the client
         self._received_s = self._delivered_s = self._frame_began_s = self._loop.time()
         self.closing = False
@@ -161,6 +162,7 @@ class Connection(asyncio.BufferedProtocol):
         """Receive from the socket or not: decided here and nowhere else."""
         reading = not (
             self.closing
+            or self._muted is not None
             or self._write_paused
             or self._server.broker.draining.is_set()
             or self._reader.broken
@@ -192,7 +194,7 @@ class Connection(asyncio.BufferedProtocol):
     def _start_waiting(self) -> None:
         """Begin the requests that have arrived, in order, as far as the bound allows."""
         bound = self._server.settings.requests_in_flight_max
-        while self._waiting and len(self._slots) < bound:
+        while self._waiting and len(self._slots) < bound and (self._muted is None or self._lost):
             frame = self._waiting.popleft()
             if isinstance(frame, Refused):
                 self._refuse_in_turn(frame)
@@ -224,6 +226,8 @@ class Connection(asyncio.BufferedProtocol):
                 slot.turn = self._loop.create_future()
                 await slot.turn
             slot.segments = await answer(request, self._server.broker, self.host, self._turnstile)
+            if request.throttle_ms:
+                self._mute(request.throttle_ms / 1_000)
         except Refused as refused:
             slot.closes = True
             self._log_refused(refused)
@@ -242,6 +246,18 @@ class Connection(asyncio.BufferedProtocol):
                 else:
                     self._flush_due = True
                     self._loop.call_soon(self._flush)
+
+    def _mute(self, pause_s: float) -> None:
+        """Read nothing for a while: the client was told to pause (KIP-219), and may not know how."""
+        if self._muted is not None:
+            self._muted.cancel()
+        self._muted = self._loop.call_later(pause_s, self._unmute)
+        self.update_reading()
+
+    def _unmute(self) -> None:
+        self._muted = None
+        self._start_waiting()
+        self.update_reading()
 
     def _refuse_in_turn(self, refused: Refused) -> None:
         """This stream cannot be read any further: close it once the requests before it are answered, or parked."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from redbroker.broker.group_topics import GroupTopics
 from redbroker.broker.leader_epochs import LeaderEpochs
 from redbroker.broker.turnstile import Turnstile
 from redbroker.metrics import Metrics
@@ -29,21 +28,20 @@ class Broker:
     """The worker as its handlers see it.
 
     `draining` is set when the worker begins to stop: from then on nothing may be parked. `fetch_sessions` are the
-    KIP-227 sessions of this worker, `leader_epochs` what it told its clients, `group_topics` what it told its groups,
+    KIP-227 sessions of this worker, `leader_epochs` what it told its clients,
     `metrics` what it counts.
     """
 
     __slots__ = (
-        "_parked", "draining", "engine", "fetch_sessions", "group_topics", "leader_epochs", "metrics", "settings",
+        "_parked", "draining", "engine", "fetch_sessions", "leader_epochs", "metrics", "settings",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, settings: Settings, fetch_sessions: FetchSessions) -> None:
         self.engine = engine
         self.settings = settings
         self.fetch_sessions = fetch_sessions
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.metrics_topics_max)
         self.leader_epochs = LeaderEpochs(engine)
-        self.group_topics = GroupTopics(engine.topics)
         self.draining = asyncio.Event()
         self._parked: set[anyio.CancelScope] = set()
 
@@ -80,11 +78,12 @@ class Context:
     `turnstile` keeps appends of one connection in order.
 
     A handler whose errors are values inside its response may set `error_code` to the first of them: it is only counted.
+    One that answers with a throttle time sets `throttle_ms`: the client is not read from for so long (KIP-219).
     """
 
     __slots__ = (
-        "client_host", "client_id", "correlation_id", "engine", "error_code", "server", "settings", "turnstile",
-        "version",
+        "client_host", "client_id", "correlation_id", "engine", "error_code", "server", "settings", "throttle_ms",
+        "turnstile", "version",
     )  # fmt: skip
 
     def __init__(
@@ -105,3 +104,4 @@ class Context:
         self.version = version
         self.correlation_id = correlation_id
         self.error_code = 0
+        self.throttle_ms = 0

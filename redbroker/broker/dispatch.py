@@ -42,7 +42,7 @@ class Refused(Exception):
 class Request:
     """One decoded request. `error` is set where the answer is a refusal without asking the handler."""
 
-    __slots__ = ("api", "body", "client_id", "codec", "correlation_id", "error", "version")
+    __slots__ = ("api", "body", "client_id", "codec", "correlation_id", "error", "throttle_ms", "version")
 
     def __init__(
         self, api: Api, codec: Codec, version: int, correlation_id: int, client_id: str | None, body: Any
@@ -54,6 +54,7 @@ class Request:
         self.client_id = client_id
         self.body = body
         self.error: KafkaError | None = None
+        self.throttle_ms = 0  # how long its client is muted after the answer
 
 
 def read_request(frame: Buffer, control_bytes_max: int = CONTROL_BYTES_MAX) -> Request:
@@ -104,6 +105,7 @@ async def answer(
             raise request.error
         assert api.handler is not None
         response = await api.handler(request.body, ctx)
+        request.throttle_ms = ctx.throttle_ms
         segments = encode(request, response)
         code = ctx.error_code or getattr(response, "error_code", 0)
     except KafkaError as error:

@@ -3,7 +3,7 @@
 /livez     200 as long as the event loop turns; says nothing about Redis: restarting a worker does not heal Redis
 /readyz    200 while this worker accepts clients, 503 before it is ready and while it drains
 /healthz   the same as /readyz, with the worker's figures as JSON
-/metrics   Prometheus' text format
+/metrics   Prometheus' text format; answered even while Redis is away
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def application(server: Server) -> Starlette:
         return JSONResponse(server.figures(), status())
 
     async def metrics(_: Request) -> Response:
-        return Response(server.metrics.text(), media_type=PROMETHEUS_TEXT)
+        return Response(await server.observer.text(), media_type=PROMETHEUS_TEXT)
 
     return Starlette(
         routes=[

@@ -24,6 +24,7 @@ from redbroker.broker.api import load
 from redbroker.broker.connection import Connection
 from redbroker.broker.context import Broker
 from redbroker.broker.frames import SCRATCH_BYTES, FrameBudget
+from redbroker.broker.observer import Observer
 from redbroker.broker.sessions import FetchSessions
 from redbroker.errors import KafkaError
 
@@ -48,6 +49,7 @@ class Server:
         self.settings = settings
         self.broker = Broker(engine, settings, FetchSessions(settings.fetch_sessions_max))
         self.metrics = self.broker.metrics
+        self.observer = Observer(self.broker)
         self.connections: set[Connection] = set()
         self.budget = FrameBudget(settings.frame_bytes_in_flight_max, self.connections)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -59,6 +61,7 @@ class Server:
         self._left: anyio.Event | None = None  # set when draining, and all clients are gone
         self._admission_warned_s = float("-inf")
         gauges = self.metrics.gauges
+        gauges["redbroker_worker_ready"] = ("Whether clients are accepted.", lambda: int(self.accepting))
         gauges["redbroker_connections"] = ("Open client connections.", lambda: len(self.connections))
         gauges["redbroker_frame_bytes"] = ("Bytes of request frames held.", lambda: self.budget.held_bytes)
         gauges["redbroker_fetch_sessions"] = ("Fetch sessions held.", lambda: len(self.broker.fetch_sessions))
@@ -130,6 +133,7 @@ class Server:
 
     def _close(self) -> None:
         self._drained.set()
+        self.observer.close()
         if self.http is not None:
             self.http.close()
         if self._listener is not None:
@@ -193,7 +197,7 @@ class Server:
             due_s = loop.time() + WATCH_S
             await anyio.sleep(WATCH_S)
             now_s = loop.time()
-            self.metrics.loop_lag_s = max(0.0, now_s - due_s)
+            self.metrics.late(max(0.0, now_s - due_s))
             self._close_silent(now_s)
 
     def _close_silent(self, now_s: float) -> None:

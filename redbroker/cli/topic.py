@@ -91,11 +91,12 @@ def list_topics(
 
 @app.command()
 def describe(name: Name, storage: StorageOption = None, output: FormatOption = Format.TEXT) -> None:
-    """Show a topic's partitions, their leaders, offsets and bytes, and the configs set on it."""
+    """Show a topic's partitions, their leaders, offsets, bytes and memory in Redis, and the configs set on it."""
 
     async def work(engine: Engine) -> tuple[Topic, list[dict[str, Any]]]:
         topic = topic_named(engine, name)
         bounds = await bounds_of(engine, topic)
+        memory = await engine.log.memory(topic)
         alive = bool(engine.workers.live())
         rows: list[dict[str, Any]] = [
             {
@@ -106,6 +107,7 @@ def describe(name: Name, storage: StorageOption = None, output: FormatOption = F
                 "end": bound.next,
                 "records": bound.next - bound.log_start,
                 "bytes": bound.nbytes if output is Format.JSON else size(bound.nbytes),
+                "memory": memory[partition] if output is Format.JSON else size(memory[partition]),
             }
             for partition, bound in enumerate(bounds)
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,6 +28,9 @@ class ClientConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
+    kafka_names: ClassVar[Mapping[str, str]] = {}
+    """Kafka's names of settings that have another one here, in Python's spelling."""
+
     client_id: str = Field("redbroker", max_length=200, description="Name of this client in groups and logs.")
 
 
@@ -38,6 +41,7 @@ def configure(
     own, storage = {}, {}
     for name, value in {**(mapping or {}), **keywords}.items():
         bare = name.replace(".", "_").replace("-", "_")
+        bare = model.kafka_names.get(bare, bare)
         if bare in model.model_fields:
             own[bare] = value
         elif bare in Settings.model_fields:

@@ -4,8 +4,8 @@
         topic = await engine.topics.ensure("orders")
         await engine.log.append([Append(topic, 0, batch, header)], acks=-1, timeout_ms=5_000)
 
-Nouns: `topics`, `log`, `groups`, `offsets`, `workers`, `durability`; beneath them `storage` (calls and scripts) and
-`tail` (wake-ups).
+Nouns: `topics`, `log`, `groups`, `heartbeats`, `offsets`, `workers`, `durability`, `survey`, `pressure` (is Redis
+full?), `janitor` (retention and compaction); beneath them `storage` (calls and scripts) and `tail` (wake-ups).
 Opening starts the embedded server where `storage_url` asks for one, finds the masters and checks their settings.
 """
 
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from redbroker.engine.connection import Storage
     from redbroker.engine.durability import Durability
     from redbroker.engine.groups import Groups
+    from redbroker.engine.heartbeats import Heartbeats
+    from redbroker.engine.janitor import Janitor
     from redbroker.engine.log import Log
     from redbroker.engine.offsets import Offsets
+    from redbroker.engine.pressure import Pressure
+    from redbroker.engine.survey import Survey
     from redbroker.engine.tail import Tail
     from redbroker.engine.topics import Topic, Topics
     from redbroker.engine.workers import Workers
@@ -56,13 +60,18 @@ class Engine:
         workers: Workers,
         durability: Durability,
         groups: Groups,
+        heartbeats: Heartbeats,
         offsets: Offsets,
+        survey: Survey,
+        pressure: Pressure,
+        janitor: Janitor,
         cluster_id: str,
         checks: list[Finding],
     ) -> None:
         self.settings, self.storage, self.tail = settings, storage, tail
         self.topics, self.log, self.workers, self.durability = topics, log, workers, durability
-        self.groups, self.offsets = groups, offsets
+        self.groups, self.heartbeats, self.offsets, self.survey = groups, heartbeats, offsets, survey
+        self.pressure, self.janitor = pressure, janitor
         self.cluster_id, self.checks = cluster_id, checks
         self._producer_id = 0
 
@@ -93,27 +102,39 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     # Imported only here: the embedded server loads its log meanwhile, and importing the engine's name costs nothing.
     from redbroker.engine.checks import inspect, refuse_risks
     from redbroker.engine.connection import Storage
-    from redbroker.engine.durability import Durability
-    from redbroker.engine.groups import Groups
-    from redbroker.engine.keys import MetaKeys
-    from redbroker.engine.log import Log
-    from redbroker.engine.offsets import Offsets
     from redbroker.engine.tail import Tail
-    from redbroker.engine.tending import Tender
-    from redbroker.engine.topics import Topics
-    from redbroker.engine.workers import Workers
-    from redbroker.machines.mixed_group import Outside
-    from redbroker.wire.consumer_protocol import read_assignment, read_subscription, write_assignment
 
     storage = await Storage.open(storage_settings)
     stack.push_async_callback(_shielded, storage.close)
     findings = await inspect(storage, settings)
     if settings.strict:
         refuse_risks(findings)
-    durability = Durability(settings, storage.replicas)
-    keys = MetaKeys(settings.key_prefix)
     tail = Tail(storage, settings)
     stack.push_async_callback(_shielded, tail.close)
+    return await assemble(settings, storage, tail, findings, stack)
+
+
+async def assemble(
+    settings: Settings, storage: Storage, tail: Tail, findings: list[Finding], stack: contextlib.AsyncExitStack
+) -> Engine:
+    """The nouns over an open storage, and what keeps them fresh in the background."""
+    from redbroker.engine.durability import Durability
+    from redbroker.engine.groups import Groups
+    from redbroker.engine.heartbeats import Heartbeats
+    from redbroker.engine.janitor import Janitor
+    from redbroker.engine.keys import MetaKeys
+    from redbroker.engine.log import Log
+    from redbroker.engine.offsets import Offsets
+    from redbroker.engine.pressure import Pressure
+    from redbroker.engine.survey import Survey
+    from redbroker.engine.tending import Tender
+    from redbroker.engine.topics import Topics
+    from redbroker.engine.workers import Workers
+    from redbroker.machines.mixed_group import Outside
+    from redbroker.wire.consumer_protocol import read_assignment, read_subscription, write_assignment
+
+    durability = Durability(settings, storage.replicas)
+    keys = MetaKeys(settings.key_prefix)
 
     async def open_partitions(topic: Topic, first: int) -> None:
         await logs.open_partitions(topic, first)
@@ -122,7 +143,8 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
         await logs.drop_partitions(topic)
 
     topics = Topics(storage, keys, settings, durability, open_partitions, drop_partitions)
-    logs = Log(storage, tail, settings, copies=durability.copies, exists=topics.exists)
+    pressure = Pressure(storage, settings)
+    logs = Log(storage, tail, settings, copies=durability.copies, exists=topics.exists, refusal=pressure.refusal)
     stack.push_async_callback(_shielded, logs.close)
     workers = Workers(storage, keys, settings)
     groups = Groups(storage, tail, settings, durability)
@@ -130,6 +152,7 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     stack.push_async_callback(_shielded, groups.close)
     offsets = Offsets(groups, settings, topics.get)
     tender = Tender(groups, offsets, workers, settings)
+    janitor = Janitor(storage, logs.partitions, topics, workers, settings, pressure)
 
     def heard(message: bytes) -> None:
         if message != b"workers":
@@ -140,11 +163,13 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     _, cluster_id, *_ = await asyncio.gather(
         tail.listen(keys.changes, heard), _cluster_id(storage, keys, settings), topics.reload(), workers.refresh()
     )
-    for work in (topics.run(), workers.run(), tender.run()):
+    for work in (topics.run(), workers.run(), tender.run(), pressure.run(), janitor.run()):
         _background(work, stack)
+    heartbeats = Heartbeats(groups, topics)
     risks = [finding for finding in findings if finding.level == "risk"]
     return Engine(
-        settings, storage, tail, topics, logs, workers, durability, groups, offsets, cluster_id, risks
+        settings, storage, tail, topics, logs, workers, durability, groups, heartbeats, offsets,
+        Survey(storage, settings, topics), pressure, janitor, cluster_id, risks,
     )  # fmt: skip
 
 

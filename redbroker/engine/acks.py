@@ -16,13 +16,18 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import hiredis
+
 from redbroker.engine.lane import Lane, Router
+from redbroker.engine.refusals import TRANSIENT
 from redbroker.engine.resp import Call, Errand, Pipe
 from redbroker.engine.target import Address
 from redbroker.errors import ErrorCode
 
 WAITS_MAX = 4
 WAIT_SLICE_MS = 200
+ELSEWHERE = TRANSIENT | {"MOVED"}
+"""Refusals after which a call may end up at another node."""
 
 
 class AckedCall(Call):
@@ -59,6 +64,7 @@ class Wait(Errand):
     def answer(self, reply: Any) -> None:
         """The count of replicas, in line with the scripts' replies (a callback would come one tick late)."""
         super().answer(reply)
+        self.lane.waits_took(self._loop.time() - self.born)
         self.lane.waited(reply)
 
 
@@ -108,6 +114,10 @@ class AckLane(Lane):
             pipe.submit(Wait(self, replicas, max(1, min(WAIT_SLICE_MS, left_ms))))
         pipe.flush()
 
+    def waits_took(self, seconds: float) -> None:
+        """Count a WAIT's answer."""
+        self._router.cells.waits.took(seconds)
+
     def waited(self, reply: Any) -> None:
         """A WAIT ended: every script answered before it is covered."""
         if self.pipe is None:
@@ -124,11 +134,24 @@ class AckLane(Lane):
                 # The node stopped being a master: nobody knows what the next one has.
                 self._without_wait(call)
             elif reply >= call.replicas or now >= call.deadline:
+                self._router.cells.waits_short += reply < call.replicas
                 call.set_result((call.reply, reply))
             else:
                 self._lingering.append(call)
         if self._gathered or self._lingering:
             self._commit_soon()
+
+    def refused(self, call: Call, error: hiredis.ReplyError) -> None:
+        """The node refused a call: what it executed before for the same slot, and nobody confirmed, comes back first.
+
+        The slot's next master may not have it, and would refuse a producer's later batch that came alone.
+        """
+        if isinstance(call, AckedCall) and str(error).partition(" ")[0] in ELSEWHERE:
+            for executed in (self._lingering, self.answered):
+                for each in [one for one in executed if one.slot == call.slot and not one.once and not one.done()]:
+                    executed.remove(each)
+                    self._without_wait(each)
+        super().refused(call, error)
 
     def _without_wait(self, call: AckedCall) -> None:
         if call.once:

@@ -31,12 +31,14 @@ from redbroker.engine.scripts import Script, all_scripts, script
 from redbroker.engine.slots import SLOTS, Topology, key_slot, read_redirect
 from redbroker.engine.target import Address, Target, parse_target
 from redbroker.errors import ErrorCode, KafkaError
+from redbroker.metrics import StorageCells
 
 HOPS_MIN = 5
 PREFIXES_MAX = 65_536
 REFRESH_PAUSE_S = 0.2
 TRANSIENT_PAUSE_S = 0.01
 SETTLE_MS = 1_000
+COUNTED = TRANSIENT | {"MOVED", "ASK", "NOSCRIPT", "OOM", "READONLY", "MISCONF", "NOREPLICAS"}
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class Storage:
 
     def __init__(self, settings: Settings, target: Target, topology: Topology) -> None:
         self.settings = settings
+        self.cells = StorageCells()
         self.cluster = topology.cluster
         self.target = target
         self._loop = asyncio.get_running_loop()
@@ -166,9 +169,12 @@ class Storage:
 
     async def on_masters(self, *words: Word) -> list[tuple[str, Any]]:
         """The same command on every master: `(address, reply)` of each."""
+        return [(address, await call) for address, call in self.each_master(*words).items()]
+
+    def each_master(self, *words: Word) -> dict[str, asyncio.Future[Any]]:
+        """The same without waiting: each master answers, or fails, on its own."""
         slots = {node: slot for slot, node in enumerate(self._owners)}
-        calls = [(str(node.address), self._on_slot(slot, words)) for node, slot in slots.items()]
-        return [(address, await call) for address, call in calls]
+        return {str(node.address): self._on_slot(slot, words) for node, slot in slots.items()}
 
     def _on_slot(self, slot: int, words: Iterable[Word]) -> Call:
         call = Call(loop=self._loop)
@@ -201,6 +207,8 @@ class Storage:
         """A node refused a call: redirect it, try it again, or end it with the error in Kafka's terms."""
         text = str(error)
         word = text.partition(" ")[0]
+        if word in COUNTED:
+            self.cells.refusals[word] = self.cells.refusals.get(word, 0) + 1
         if word in ("MOVED", "ASK"):
             self._redirect(lane, call, text)
         elif word == "NOSCRIPT" and call.prefix is not None:

@@ -84,6 +84,7 @@ class Groups:
         self._meta = MetaKeys(settings.key_prefix)
         self._loop = asyncio.get_running_loop()
         self._kept: dict[str, Kept] = {}
+        self.rebalances: dict[str, int] = {}  # generations and group epochs begun by this process, for who counts them
         self.noted: dict[str, bytes] = {}  # the list of all groups, as last seen or written
         self._turns: set[asyncio.Task[None]] = set()
         self.troubled: Callable[[str], None] = lambda name: None
@@ -126,6 +127,15 @@ class Groups:
         kept = self._keep(name)
         left_s = max(0.0, (until_ms - kept.now_ms()) / 1000) + random.uniform(0, SPREAD_S)
         await self._tail.wait({kept.keys.wake: version}, 1, min(left_s, LOOK_S))
+
+    def mark(self, name: str) -> int:
+        """The newest change of a group this process has heard of; `news` waits for a later one."""
+        kept = self._keep(name)
+        return max(int(kept.version or 0), self._tail.written(kept.keys.wake))
+
+    async def news(self, name: str, mark: int, timeout_s: float) -> bool:
+        """True when a change after `mark` may have something to tell some member; perhaps too early, False in time."""
+        return await self._tail.wait({self._keep(name).keys.wake: mark}, 1, timeout_s)
 
     async def beat(self, name: str, member_id: str, epoch: int, instance_id: str | None = None) -> bool:
         """A member is alive: its session begins anew. One small script; `epoch` is the generation or the member epoch.
@@ -211,6 +221,7 @@ class Groups:
         known = set(self.noted)
         found = await self.summaries()
         self.noted = found | {name: text for name, text in self.noted.items() if name not in known}
+        self.rebalances = {name: count for name, count in self.rebalances.items() if name in self.noted}
         for name, kept in list(self._kept.items()):
             if kept.group is not None and name not in found:
                 await self.note(name, kept.group)
@@ -228,6 +239,7 @@ class Groups:
     async def unlist(self, name: str) -> None:
         """Take a group that is gone off the list."""
         self.noted.pop(name, None)
+        self.rebalances.pop(name, None)
         await self.storage.call(self._meta.groups, "HDEL", self._meta.groups, name)
 
     # --- one group's turn --------------------------------------------------------------------------------------
@@ -308,6 +320,9 @@ class Groups:
         )
         kept.saw(now_ms)
         if swapped == 1:
+            before, after = kept.group, turn.group
+            if after is not None and after.epoch > (0 if before is None else before.epoch):
+                self.rebalances[kept.name] = self.rebalances.get(kept.name, 0) + 1
             kept.have(bytes(version), turn.group, turn.after)
             if turn.wake:
                 self._tail.announce(keys.wake, 0, int(version))

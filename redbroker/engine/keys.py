@@ -16,10 +16,17 @@ them, all keys of one group have one tag (up to the first `}`), and the last `}:
                                       duplicates  answered duplicates (written, so that WAIT covers them)
                                       bumped    ms, when this epoch began; gone once replicas have it
                                       confirmed "<offset> <written>": the high watermark as last proved
+                                      cleaned   first offset not compacted   cleaned_written -> `written` up to there
+                                      horizons  "<offset>:<ms> …": tombstones below it are compacted since then
+                                      tombstones  kept by the last compaction  swapped -> who made it
     rb:{orders:0}:epochs     zset     leader epoch scored by its first offset
     rb:{orders:0}:producers  hash     producer id, 16 hex digits -> "epoch time first:last:offset …", newest first
     rb:{orders:0}:times      zset     sparse index, one per 64 batches or MiB: "<last offset, 16 digits>:<written>",
                                       scored by the largest timestamp up to there
+    rb:{orders:0}:janitor    hash     who compacts the partition: holder   a name used once (the fencing token)
+                                      until -> end of the lease, server time in ms
+    rb:{orders:0}:compacted  stream   a compaction under way: what will be the log, same IDs (and what becomes of
+    rb:{orders:0}:compacted_times  zset  `times`); swapped in at the end, removed by the next holder if left over
     rb:{orders:0}:tail       channel  sharded pub/sub, "<next> <written>" at each append
 
     rb:{g:NAME}:state        string   JSON of the whole group value (machines/), compared and set by head's version
@@ -56,7 +63,7 @@ from redbroker.types import TopicPartition
 class PartitionKeys:
     """The keys of one partition, built once and kept beside it."""
 
-    __slots__ = ("epochs", "log", "producers", "state", "tail", "times")
+    __slots__ = ("compacted", "compacted_times", "epochs", "janitor", "log", "producers", "state", "tail", "times")
 
     def __init__(self, prefix: str, partition: TopicPartition) -> None:
         stem = f"{prefix}:{{{partition.topic}:{partition.partition}}}:"
@@ -66,6 +73,14 @@ class PartitionKeys:
         self.producers = f"{stem}producers".encode()
         self.times = f"{stem}times".encode()
         self.tail = f"{stem}tail".encode()
+        self.janitor = f"{stem}janitor".encode()
+        self.compacted = f"{stem}compacted".encode()
+        self.compacted_times = f"{stem}compacted_times".encode()
+
+    @property
+    def compaction(self) -> tuple[bytes, bytes, bytes]:
+        """Lease and half done work of a compaction: what goes with the partition."""
+        return self.janitor, self.compacted, self.compacted_times
 
 
 class GroupKeys:

@@ -26,6 +26,7 @@ from redbroker.config import Settings
 from redbroker.engine.resp import Call, Errand, Pipe, settle_errands
 from redbroker.engine.target import Address
 from redbroker.errors import ErrorCode
+from redbroker.metrics import StorageCells
 
 TICK_S = 0.05
 RECONNECT_FIRST_S = 0.02
@@ -38,6 +39,7 @@ class Router(Protocol):
     """What a lane needs from the storage around it."""
 
     settings: Settings
+    cells: StorageCells
 
     async def open_lane(self, lane: Lane) -> Pipe:
         """A greeted connection to the lane's node."""
@@ -102,6 +104,7 @@ class Lane:
             raise ConnectionError("lost at once")
         if self.trouble is not None:
             log.info("redis %s is back", self.address)
+        self._router.cells.connected += 1
         self.pipe, self.trouble = pipe, None
         self.submit = self._submitter(pipe)
         self.reroute()
@@ -152,6 +155,7 @@ class Lane:
             settle_errands(pipe.pending, error)
             return
         self.pipe, self.trouble = None, error
+        self._router.cells.lost += not self.retired
         self.submit = self._park
         log.log(logging.DEBUG if self.retired else logging.WARNING, "redis %s was lost: %s", self.address, error)
         kept: list[Call] = []

@@ -81,15 +81,19 @@ class Log:
         *,
         copies: Callable[[Topic], int] = lambda topic: 1,
         exists: Callable[[Topic], Awaitable[bool]] | None = None,
+        refusal: Callable[[bytes], KafkaError | None] = lambda key: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`copies` tells how many copies acks=all waits for; `exists` asks Redis whether a topic still is."""
+        """`copies` tells how many copies acks=all waits for; `exists` asks Redis whether a topic still is; `refusal`
+        why the master of a key takes no records now.
+        """
+        self._refusal = refusal
         self._storage = storage
         self._tail = tail
         self._copies = copies
         self._overshoot = settings.read_overshoot_bytes
         self._watermark = Watermark(storage, tail, copies)
-        self._partitions = Partitions(storage, settings, exists, self._watermark, now)
+        self._partitions = self.partitions = Partitions(storage, settings, exists, self._watermark, now)
         self._appends = Appends(
             storage,
             self._watermark,
@@ -119,16 +123,16 @@ class Log:
         self, entries: Sequence[Append], *, acks: int, timeout_ms: int
     ) -> list[asyncio.Future[Appended | KafkaError]]:
         """The same without waiting: what is submitted first is stored first."""
-        return [
-            self._appends.submit(
-                self._partitions.get(entry.topic, entry.partition),
-                entry.batch,
-                entry.header,
-                self._copies(entry.topic) if acks == -1 else 1,
-                timeout_ms,
-            )
-            for entry in entries
-        ]
+        return [self._submit(entry, acks, timeout_ms) for entry in entries]
+
+    def _submit(self, entry: Append, acks: int, timeout_ms: int) -> asyncio.Future[Appended | KafkaError]:
+        partition = self._partitions.get(entry.topic, entry.partition)
+        if (refusal := self._refusal(partition.keys.log)) is not None:
+            answer: asyncio.Future[Appended | KafkaError] = asyncio.get_running_loop().create_future()
+            answer.set_result(refusal)
+            return answer
+        copies = self._copies(entry.topic) if acks == -1 else 1
+        return self._appends.submit(partition, entry.batch, entry.header, copies, timeout_ms)
 
     # --- read ------------------------------------------------------------------------------------------------
 
@@ -208,6 +212,16 @@ class Log:
             return Bounds(look.log_start, look.next, look.leader_epoch, look.written - look.trimmed, look.time)
 
         return await values(one(topic, number) for topic, number in partitions)
+
+    async def memory(self, topic: Topic) -> list[int]:
+        """Bytes of Redis memory each partition takes, by MEMORY USAGE (large keys are sampled)."""
+
+        async def one(number: int) -> int:
+            keys = self._partitions.get(topic, number).keys
+            names = (keys.log, keys.state, keys.epochs, keys.producers, keys.times, *keys.compaction)
+            return sum([await self._storage.call(name, "MEMORY", "USAGE", name) or 0 for name in names])
+
+        return list(await asyncio.gather(*(one(number) for number in range(topic.partitions))))
 
     async def find_time(
         self, wants: Sequence[tuple[Topic, int, int]]

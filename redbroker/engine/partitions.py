@@ -144,7 +144,7 @@ class Partitions:
         keys = self.get(topic, number).keys
         await self._storage.run(
             script("open_partition"),
-            (keys.log, keys.state, keys.epochs, keys.producers, keys.times),
+            (keys.log, keys.state, keys.epochs, keys.producers, keys.times, *keys.compaction),
             (topic.hex, topic.created_ms, int(again)),
         )
 
@@ -153,7 +153,7 @@ class Partitions:
         keys = self.get(topic, number).keys
         await self._storage.run(
             script("drop_partition"),
-            (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail),
+            (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail, *keys.compaction),
             (topic.hex, topic.created_ms, DROPPED_MARKER_MS),
         )
         self._cached.pop((topic.hex, number), None)

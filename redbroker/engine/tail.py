@@ -147,6 +147,11 @@ class Tail:
         known = self._channels.get(channel)
         return -1 if known is None else known.end
 
+    def written(self, channel: bytes) -> int:
+        """The counter as last announced; 0 where nothing was heard."""
+        known = self._channels.get(channel)
+        return 0 if known is None else known.written
+
     def subscription(self, channel: bytes) -> int:
         """The number of the subscription that tells every append to this channel; 0 while none is confirmed.
 

@@ -66,6 +66,10 @@ class Topic:
     retention_ms: int = field(init=False, compare=False, repr=False)
     retention_bytes: int = field(init=False, compare=False, repr=False)
     compression_type: str = field(init=False, compare=False, repr=False)
+    min_cleanable_dirty_ratio: float = field(init=False, compare=False, repr=False)
+    min_compaction_lag_ms: int = field(init=False, compare=False, repr=False)
+    max_compaction_lag_ms: int = field(init=False, compare=False, repr=False)
+    delete_retention_ms: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         values = {**(topic_defaults({}, {}) if self.defaults is None else self.defaults), **self.configs}
@@ -82,6 +86,10 @@ class Topic:
             "retention_ms": int(values["retention.ms"]),
             "retention_bytes": int(values["retention.bytes"]),
             "compression_type": values["compression.type"],
+            "min_cleanable_dirty_ratio": float(values["min.cleanable.dirty.ratio"]),
+            "min_compaction_lag_ms": int(values["min.compaction.lag.ms"]),
+            "max_compaction_lag_ms": int(values["max.compaction.lag.ms"]),
+            "delete_retention_ms": int(values["delete.retention.ms"]),
         }
         for name, value in typed.items():
             object.__setattr__(self, name, value)
@@ -136,6 +144,7 @@ class Topics:
         self.version = 0
         """Counts the changes of this cache, so that others can tell whether they have seen it as it is."""
         self._known = b""  # what Redis calls this state of the topics
+        self._watchers: set[Callable[[], None]] = set()
         self._needed = 0  # newest version this process has itself written
         self._leftovers: dict[UUID, tuple[Topic, float]] = {}
         self._changed = anyio.Event()
@@ -159,6 +168,11 @@ class Topics:
     def broker_configs(self) -> Mapping[str, str]:
         """Dynamic broker configs, set by clients for the whole cluster."""
         return MappingProxyType(self._dynamic)
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back, from now on, whenever `version` grows; gives what ends that."""
+        self._watchers.add(callback)
+        return lambda: self._watchers.discard(callback)
 
     async def find(self, name: str) -> Topic | None:
         """The topic of this name, asking Redis when the cache does not know it (another worker may have made it)."""
@@ -408,16 +422,21 @@ class Topics:
         if topic is not None:
             self._by_id.pop(topic.id, None)
         topic = self._topics[name] = self._make(name, stored)
-        self.version += 1
+        self._bump()
         self._by_id[topic.id] = topic
         self._stored[name] = stored
         return topic
+
+    def _bump(self) -> None:
+        self.version += 1
+        for callback in tuple(self._watchers):
+            callback()
 
     def _forget(self, topic: Topic) -> None:
         known = self._topics.get(topic.name)
         if known is not None and known.id == topic.id:
             del self._topics[topic.name]
-            self.version += 1
+            self._bump()
             self._stored.pop(topic.name, None)
             self._by_id.pop(topic.id, None)
 

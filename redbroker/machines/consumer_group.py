@@ -69,6 +69,12 @@ class ConsumerHeartbeat:
     catalogue: Catalogue = field(default_factory=dict)
 
     @property
+    def plain(self) -> bool:
+        """Tells nothing but that the member is alive."""
+        told = (self.rack_id, self.topics, self.pattern, self.assignor, self.owned)
+        return self.rebalance_timeout_ms == -1 and all(each is None for each in told)
+
+    @property
     def full(self) -> bool:
         """Joins, or tells everything again because an answer was lost: it must be told its assignment."""
         told = self.rebalance_timeout_ms != -1 and (self.topics is not None or self.pattern is not None)

@@ -134,9 +134,11 @@ def upgraded(group: ClassicGroup, settings: Settings, outside: Outside) -> Group
 
 
 def settled(result: Step, before: Group | None, now_ms: int, settings: Settings) -> Step:
-    """After each event: members of the classic protocol that must join again have until then; without others, it is
-    their group again."""
+    """After each event: who waits is woken if there may be something for it; members of the classic protocol that must
+    join again have until then; without others, it is their group again."""
     group = result.group
+    if tells_others(before, group):
+        result = replace(result, wake=True)
     if group is None or group is before or not any(each.classic for each in group.members.values()):
         return result
     back = settings.group_consumer_migration_policy in ("bidirectional", "downgrade")
@@ -144,6 +146,18 @@ def settled(result: Step, before: Group | None, now_ms: int, settings: Settings)
         return replace(result, group=as_classic(group, now_ms), wake=True)
     members = {each.id: with_rejoin(group, each, now_ms) for each in group.members.values()}
     return result if members == group.members else replace(result, group=replace(group, members=members))
+
+
+def tells_others(before: Group | None, after: Group | None) -> bool:
+    """Whether a change may concern other members: there is a new target, or a partition was let go."""
+    if before is None or after is None or before is after:
+        return False
+    return before.epoch != after.epoch or not held(before) <= held(after)
+
+
+def held(group: Group) -> Partitions:
+    """What some member may be reading."""
+    return NONE.union(*(each.held for each in group.members.values()))
 
 
 def with_rejoin(group: Group, member: Member, now_ms: int) -> Member:

@@ -23,17 +23,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastcrc import crc32
 
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.compression import CODECS, ZSTD, compress, decompress
-from redbroker.wire.record_set import Record, join_records, split_records
+from redbroker.wire.record_set import Record, Shape, decode_records, join_records, split_records
 
 __all__ = [
-    "HEADER_BYTES", "BatchHeader", "Record", "build_batch", "check_produced", "has_null_keys", "iter_records",
-    "read_header", "stamp", "stamp_append_time",
+    "HEADER_BYTES", "BatchHeader", "Record", "build_batch", "check_produced", "decode_batch", "has_null_keys",
+    "iter_records", "read_header", "record_count", "stamp", "stamp_append_time",
 ]  # fmt: skip
 
 Buffer = bytes | bytearray | memoryview
@@ -61,6 +61,8 @@ NO_TIMESTAMP = -1
 NO_PRODUCER = -1
 RECORD_BYTES_MIN = 7  # length, attributes, two deltas, no key, no value, no headers: a byte each
 
+COUNT_AT = 57
+COUNT = struct.Struct(">i").unpack_from
 COPY_BYTES_MAX = 4096
 """Up to here one copied segment is cheaper than two that are not."""
 
@@ -216,6 +218,11 @@ def _wrong_attributes(attributes: int) -> KafkaError:
     )
 
 
+def record_count(batch: Buffer) -> int:
+    """How many records a batch holds, by its header."""
+    return int(COUNT(batch, COUNT_AT)[0])
+
+
 def stamp(batch: Buffer, base_offset: int, leader_epoch: int) -> list[Buffer]:
     """The batch as the log gives it out: with its offset and epoch, in segments that share its payload."""
     place = PLACE.pack(base_offset, len(batch) - LENGTH_END, leader_epoch)
@@ -240,11 +247,24 @@ def iter_records(batch: Buffer, *, bytes_max: int = RECORDS_BYTES_MAX) -> Iterat
     The checksum is not looked at: the log took the batch only because it matched.
     """
     header = read_header(batch)
+    payload, append_time_ms = _opened(batch, header, bytes_max)
+    yield from split_records(payload, header.count, header.base_offset, header.first_timestamp, append_time_ms)
+
+
+def decode_batch(
+    batch: Buffer, header: BatchHeader, base_offset: int, shape: Shape, *, bytes_max: int = RECORDS_BYTES_MAX
+) -> list[Any]:
+    """All records of a batch that the log holds at `base_offset`, as `record_set.decode_records` shapes them."""
+    payload, append_time_ms = _opened(batch, header, bytes_max)
+    return decode_records(payload, header.count, base_offset, header.first_timestamp, append_time_ms, shape)
+
+
+def _opened(batch: Buffer, header: BatchHeader, bytes_max: int) -> tuple[bytes, int | None]:
+    """The records' bytes, and the time all of them have, if the broker set it."""
     if header.nbytes > len(batch):
         raise _corrupt(f"{len(batch)} bytes of a record batch of {header.nbytes}")
     payload = decompress(header.codec, memoryview(batch)[HEADER_BYTES : header.nbytes], bytes_max)
-    append_time_ms = header.max_timestamp if header.log_append_time else None
-    yield from split_records(payload, header.count, header.base_offset, header.first_timestamp, append_time_ms)
+    return payload, header.max_timestamp if header.log_append_time else None
 
 
 def has_null_keys(batch: Buffer, *, bytes_max: int = RECORDS_BYTES_MAX) -> bool:

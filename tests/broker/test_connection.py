@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from redbroker.broker.api import APIS
 from tests.support.raw import (
     API_VERSIONS,
     BARE_KEY,
@@ -283,3 +284,25 @@ async def test_unfinished_frames_beyond_the_bound_are_read_one_after_the_other(s
                 tasks.create_task(send_large(number))
         assert sorted(stage.ended) == list(range(12))
         await until(lambda: server.budget.held_bytes == 0 and not server.budget.full)
+
+
+async def test_a_client_that_was_told_to_pause_is_not_heard_meanwhile(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KIP-219: the answer leaves at once, and whoever does not pause by itself is muted."""
+    async with serving_raw(stage) as server, connected(server) as client:
+        plain = APIS[ECHO_KEY].handler
+        assert plain is not None
+
+        async def throttled(asked: Any, ctx: Any) -> Any:
+            ctx.throttle_ms = 300 if asked.number == 1 else 0
+            return await plain(asked, ctx)
+
+        monkeypatch.setattr(APIS[ECHO_KEY], "handler", throttled)
+        loop = asyncio.get_running_loop()
+        client.send(request(ECHO_KEY, 1))
+        await until(lambda: stage.ended == [1])
+        began_s = loop.time()
+        client.send(request(ECHO_KEY, 2) + request(ECHO_KEY, 3))
+        await until(lambda: stage.ended == [1, 2, 3])
+        assert loop.time() - began_s > 0.2

@@ -38,6 +38,7 @@ def test_a_topic_is_created_listed_described_and_deleted(topic: Topic) -> None:
     described = topic("describe", "orders", "--format", "json").json
     assert described["configs"] == {"retention.ms": "-1"}
     assert [row["partition"] for row in described["partitions"]] == [0, 1, 2]
+    assert all(row["memory"] > 0 for row in described["partitions"])
     assert "3 partitions" in topic("describe", "orders").out
     assert topic("delete", "orders", "--yes").out == "deleted orders\n"
     assert topic("list", "--format", "json").json == []

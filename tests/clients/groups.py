@@ -79,9 +79,11 @@ class Scene:
         """One more member."""
         given = {
             "bootstrap": self.cluster.bootstrap, "group": self.group, "topic": self.topic,
+            "storage": self.cluster.storage_url,
             "session_timeout_ms": SESSION_MS, "heartbeat_ms": HEARTBEAT_MS, **self.config, **config,
         }  # fmt: skip
-        self.members.append(Member(self.client, **given))
+        client = given.pop("client", self.client)
+        self.members.append(Member(client, **given))
         return self.members[-1]
 
     def settled(self, *members: Member, within_s: float = SETTLE_S) -> float:

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from redbroker.engine.acks import WAIT_SLICE_MS
+from redbroker.engine.slots import key_slot
 from redbroker.errors import ErrorCode, KafkaError
+from tests.support.clusters import a_cluster
 from tests.support.servers import Server, started, wait_until
-from tests.support.storages import ONCE, Load, keys_of, opened
+from tests.support.storages import ONCE, Load, keys_of, opened, until
 
 pytestmark = pytest.mark.anyio
 
@@ -78,3 +81,25 @@ async def test_acked_writes_survive_a_lost_connection(pair: tuple[Server, Server
                 await asyncio.to_thread(master.command, "CLIENT", "KILL", "TYPE", "normal")
         await load.check()
         assert load.errors == []
+
+
+async def test_a_write_nobody_confirmed_comes_back_before_the_one_refused_behind_it() -> None:
+    """A slot that moves without its data, as a failover by force makes it: both must reach the new master in order."""
+    with a_cluster(2, 0) as cluster:
+        keys = keys_of("ordered")
+        slot = key_slot(keys[0])
+        home = cluster.master_of(slot)
+        other = next(node for node in cluster.nodes if node is not home)
+        async with opened(cluster.url, storage_retry_ms=2_000) as storage:
+            first = storage.run_acked(ONCE, keys, [1, b""], replicas=1, timeout_ms=3000)
+            await until(lambda: home.command("EXISTS", keys[1]) == 1)
+            await asyncio.sleep(2 * WAIT_SLICE_MS / 1000)  # executed, and its own WAIT is over
+            home.command("DEL", *keys)
+            node_id = other.command("CLUSTER", "MYID").decode()
+            for node in (other, home):
+                node.command("CLUSTER", "SETSLOT", slot, "NODE", node_id)
+            second = storage.run_acked(ONCE, keys, [2, b""], replicas=1, timeout_ms=500)
+            assert await second == (2, 0)
+            assert await first == (1, 0)
+        assert other.command("HGET", keys[1], "last") == b"2"
+        assert other.command("HGET", keys[1], "duplicates") is None

@@ -258,12 +258,43 @@ def kafka_python(config: dict[str, Any], leaving: threading.Event) -> None:
     consumer.close()
 
 
+async def sdk(config: dict[str, Any], leaving: threading.Event) -> None:
+    """RedBroker's own consumer, straight to the storage."""
+    from redbroker.client.consumer import Consumer
+    from redbroker.errors import KafkaError
+
+    told = Telling()
+    async with Consumer(
+        config["topic"],
+        storage=config["storage"],
+        group_id=config["group"],
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        group_consumer_session_timeout_ms=config["session_timeout_ms"],
+        group_consumer_heartbeat_interval_ms=config["heartbeat_ms"],
+        **({"group_instance_id": config["instance"]} if config.get("instance") else {}),
+    ) as consumer:
+        while not leaving.is_set():
+            records = await consumer.getmany(200, timeout_ms=50)
+            told.assignment([one.partition for one in consumer.assignment()])
+            for one in records:
+                tell(record=[one.partition, one.offset, int(one.value)])
+            if records:
+                try:
+                    await consumer.commit()
+                    tell(committed=True)
+                except KafkaError as error:
+                    tell(refused=error.code.name)
+
+
 def main() -> None:
     """Be the member the command line names."""
     client, config = sys.argv[1], json.loads(sys.argv[2])
     leaving = asked_to_leave()
     if client == "aiokafka":
         asyncio.run(aiokafka_member(config, leaving))
+    elif client == "sdk":
+        asyncio.run(sdk(config, leaving))
     elif client == "kafka-python":
         kafka_python(config, leaving)
     else:

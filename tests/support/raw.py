@@ -16,13 +16,16 @@ import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from redbroker.broker.api import APIS, api
 from redbroker.broker.context import Context
 from redbroker.broker.server import Server, serving
 from redbroker.config import Settings
+from redbroker.engine.counts import JanitorCounts
 from redbroker.errors import ErrorCode, KafkaError
+from redbroker.metrics import StorageCells
 
 NUMBER = "number i64"
 STAGED_KEYS = ECHO_KEY, LARGE_KEY, PARKED_KEY, BROKEN_KEY, BARE_KEY, SILENT_KEY = tuple(range(10_001, 10_007))
@@ -71,6 +74,18 @@ class RawEngine:
     def __init__(self) -> None:
         self.workers = RawWorkers()
         self.topics = None
+        self.groups = SimpleNamespace(rebalances={})
+        self.storage = SimpleNamespace(cells=StorageCells())
+        self.survey = RawSurvey()
+        self.janitor = SimpleNamespace(counts=JanitorCounts())
+
+
+class RawSurvey:
+    """A survey of a Redis that is away."""
+
+    async def nodes(self) -> Any:
+        """Refuse, as the engine does."""
+        raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, "Redis is away.")
 
 
 @contextlib.contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from redbroker.errors import ErrorCode, KafkaError
-from redbroker.wire.record_set import Record, join_records, read_varint, split_records, to_varint
+from redbroker.wire.record_set import Record, decode_records, join_records, read_varint, split_records, to_varint
 
 blobs = st.none() | st.binary(max_size=200)
 records = st.builds(
@@ -96,3 +97,36 @@ def test_another_count_than_stated_is_corrupt(count: int) -> None:
 def test_the_reason_is_told(record: str, why: str) -> None:
     with pytest.raises(KafkaError, match=why):
         list(split_records(bytes.fromhex(record), 1, 0, 0))
+
+
+def both(data: bytes, count: int) -> tuple[object, object]:
+    """What the two decoders make of bytes: records, or the code they are refused with."""
+
+    def tried(decode: Callable[[], list[tuple[object, ...]]]) -> object:
+        try:
+            return decode()
+        except KafkaError as refused:
+            return refused.code
+
+    return (
+        tried(lambda: [tuple(each) for each in split_records(data, count, 100, 1_000)]),
+        tried(lambda: [tuple(each) for each in decode_records(data, count, 100, 1_000, None, (Record, (), ()))]),
+    )
+
+
+@given(st.lists(records, max_size=5), st.randoms())
+def test_both_decoders_agree_also_on_broken_bytes(batch: list[Record], chance: random.Random) -> None:
+    data, count, *_ = join_records(batch, 0)
+    one, other = both(data, count)
+    assert one == other
+    assert isinstance(one, list)
+    broken = bytearray(data)
+    for _ in range(min(3, len(broken))):
+        broken[chance.randrange(len(broken))] = chance.randrange(256)
+    for bad, number in ((bytes(broken), count), (data[: len(data) // 2], count), (data, count + 1)):
+        one, other = both(bad, number)
+        assert one == other
+
+
+def test_a_count_beyond_the_bytes_costs_nothing() -> None:
+    assert both(b"", 2**31 - 1)[1] is ErrorCode.CORRUPT_MESSAGE

@@ -25,7 +25,7 @@ from redbroker.broker.group_requests import invalid_group_id, told
 from redbroker.config import Settings
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.machines.assignors import Partitions
-from redbroker.machines.consumer_group import ConsumerHeartbeat, Heard, Refresh
+from redbroker.machines.consumer_group import ConsumerHeartbeat
 from redbroker.machines.reconciliation import LEAVE_STATIC, partitions_to_json
 
 API = api(
@@ -71,18 +71,10 @@ NAME_CHARACTERS_MAX = 4_096
 
 @API
 async def consumer_group_heartbeat(request: Any, ctx: Context) -> Any:
-    """The short way if it is enough, else the group's machine."""
+    """Checked here, heard by the engine."""
     if wrong := fault(request, ctx.version, ctx.settings):
         raise KafkaError(ErrorCode.INVALID_REQUEST, wrong)
-    if request.member_epoch > 0 and await alive(request, ctx):
-        return Response(
-            member_id=told_id(request.member_id, request.member_epoch, ctx.version),
-            member_epoch=request.member_epoch,
-            heartbeat_interval_ms=interval_ms(ctx.settings, settled=True),
-        )
-    if request.subscribed_topic_names is not None or request.subscribed_topic_regex:
-        await ctx.engine.topics.reload()
-    heard: Heard = await ctx.engine.groups.ask(request.group_id, event_of(request, ctx))
+    heard = await ctx.engine.heartbeats.hear(request.group_id, event_of(request, ctx))
     return Response(
         member_id=told_id(heard.member_id, heard.member_epoch, ctx.version),
         member_epoch=heard.member_epoch,
@@ -95,28 +87,6 @@ async def consumer_group_heartbeat(request: Any, ctx: Context) -> Any:
 def refuse(request: Any, error: KafkaError, version: int) -> Any:
     """Every error is the whole answer."""
     return Response(error_code=told(error), error_message=sentence(error))
-
-
-async def alive(request: Any, ctx: Context) -> bool:
-    """Renew the member's session; True when that was all: nothing was told, and nothing is to be told."""
-    group = request.group_id
-    if ctx.server.group_topics.behind(group):
-        await ctx.engine.topics.reload()
-        version = ctx.server.group_topics.version  # what changes while the group looks, it may not have seen
-        await ctx.engine.groups.ask(group, Refresh(ctx.engine.topics.all()))
-        ctx.server.group_topics.shown(group, version)
-    plain = request.rebalance_timeout_ms == -1 and all(
-        told is None
-        for told in (
-            request.rack_id,
-            request.subscribed_topic_names,
-            request.subscribed_topic_regex,
-            request.server_assignor,
-            request.topic_partitions,
-        )
-    )
-    steady = await ctx.engine.groups.beat(group, request.member_id, request.member_epoch, request.instance_id)
-    return steady and plain
 
 
 def fault(request: Any, version: int, settings: Settings) -> str | None:

@@ -31,7 +31,7 @@ from redbroker.broker.sessions import WantedPartition
 from redbroker.engine.log import Read, ReadResult
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
-from redbroker.wire.records import read_header, stamp
+from redbroker.wire.records import read_header, record_count, stamp
 
 API = api(
     key=1,
@@ -137,9 +137,14 @@ async def fetch(request: Any, ctx: Context) -> Any:
         readings.append((wanted, topic, read))
     readings = await diverged(readings, answers, request, ctx)
     outcomes = await read_enough([read for _, _, read in readings], request, ctx, at_once=bool(answers))
-    for (wanted, _, _), outcome in zip(readings, outcomes, strict=True):
+    for (wanted, topic, _), outcome in zip(readings, outcomes, strict=True):
         if isinstance(outcome, KafkaError):
             outcome = outdated(outcome, ctx.engine.topics, ctx.version >= IDS_FROM)
+        elif outcome.batches:
+            cells = ctx.server.metrics.topic(topic.name)
+            cells.bytes_out += outcome.nbytes
+            last, first = outcome.batches[-1], outcome.batches[0]
+            cells.records_out += last.base_offset + record_count(last.batch) - first.base_offset
         answers[wanted] = told(wanted, outcome, request, ctx.version)
     nodes = await explain(readings, answers, ctx)
     ctx.error_code = next((answer.error_code for answer in answers.values() if answer.error_code), ErrorCode.NONE)

@@ -10,6 +10,8 @@
 * Unknown topics are not created here (Metadata does that): UNKNOWN_TOPIC_OR_PARTITION, from v13 on UNKNOWN_TOPIC_ID.
 * zstd needs v7: UNSUPPORTED_COMPRESSION_TYPE before. Transactional batches are INVALID_TXN_STATE: transactions are not
   offered yet, so none can be open.
+* While a Redis master is nearly full the answer carries throttle_time_ms and the connection is muted for that long
+  (KIP-219); fuller still, batches are refused with KAFKA_STORAGE_ERROR, which clients try again (`engine/pressure.py`).
 * v0-2 are advertised but not served: librdkafka turns compression off when they are missing (KAFKA-18659).
 * v5 adds the log start, v8 record errors and a message, v9 is flexible, v10 adds hints at a new leader (KIP-951; never
   given: an error here means that Redis is away, and no other worker could do better), v13 names topics by id.
@@ -24,9 +26,11 @@ from redbroker.broker.api import api
 from redbroker.broker.context import Context
 from redbroker.broker.dispatch import Refused
 from redbroker.broker.lookup import find_topic, outdated
+from redbroker.engine.keys import PartitionKeys
 from redbroker.engine.log import Append
 from redbroker.engine.topics import Topic, Topics
 from redbroker.errors import ErrorCode, KafkaError
+from redbroker.types import TopicPartition
 from redbroker.wire.records import (
     check_produced,
     has_null_keys,
@@ -132,17 +136,37 @@ async def produce(request: Any, ctx: Context) -> Any:
             ctx.turnstile.give_back(ticket)
     if entries:
         outcomes = [await each for each in appending]
+        metrics = ctx.server.metrics
+        counted = metrics.topics
         for entry, result, outcome in zip(entries, pending, outcomes, strict=True):
             if isinstance(outcome, KafkaError):
                 ctx.error_code = fail(result, outdated(outcome, topics, ctx.version >= IDS_FROM))
                 continue
+            if not outcome.duplicate:
+                name = entry.topic.name
+                cells = counted[name] if name in counted else metrics.topic(name)
+                cells.batches_in += 1
+                cells.records_in += entry.header.count
+                cells.bytes_in += len(entry.batch)
             result.base_offset = outcome.base_offset
             result.log_start_offset = outcome.log_start
             if entry.topic.log_append_time:
                 result.log_append_time_ms = now_ms
+    pause_ms = 0 if ctx.engine.pressure.calm else throttle_ms(ctx, entries)
+    if not ctx.error_code:
+        # Not after a refusal: what was sent behind it must be refused too, not wait until records are taken again.
+        ctx.throttle_ms = pause_ms
     if request.acks == 0:
         return silence(responses)
-    return Response(responses)
+    return Response(responses, pause_ms)
+
+
+def throttle_ms(ctx: Context, entries: list[Append]) -> int:
+    """How long the client should pause (KIP-219): what the fullest of the masters it wrote to asks for."""
+    keys = {
+        PartitionKeys(ctx.settings.key_prefix, TopicPartition(each.topic.name, each.partition)).log for each in entries
+    }
+    return max(map(ctx.engine.pressure.throttle_ms, keys), default=0)
 
 
 @API.refuse

@@ -6,7 +6,7 @@
 -- A log that is missing long after its topic was made may have been lost with its master, after clients had read it
 -- under epoch 1. Opened `again` it begins in an epoch from the clock, so that they notice.
 --
--- KEYS   log state epochs producers times
+-- KEYS   log state epochs producers times janitor compacted compacted_times
 -- ARGV   topic_id created_ms:int again:int
 -- GIVES  opened
 -- FAILS  UNKNOWN_TOPIC_ID
@@ -18,7 +18,7 @@ if field[2] and tonumber(field[2]) > created_ms then
   return refuse('UNKNOWN_TOPIC_ID', 'a newer topic has this name')
 end
 local epoch = again == 1 and epoch_of_clock() or 1
-redis.call('UNLINK', log, state, epochs, producers, times)
+redis.call('UNLINK', log, state, epochs, producers, times, janitor, compacted, compacted_times)
 redis.call('HSET', state, 'id', topic_id, 'created', string.format('%.0f', created_ms),
   'rid', replication_id(replication()), 'epoch', epoch, 'since', 0, 'next', 0, 'start', 0,
   'written', 0, 'batches', 0, 'trimmed', 0, 'largest', 0, 'time', -1, 'time_at', -1)

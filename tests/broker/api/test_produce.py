@@ -301,3 +301,20 @@ async def test_requests_sent_without_waiting_keep_their_order(door: Door) -> Non
             tasks.start_soon(send, number)
     assert offsets == {number: number for number in range(20)}
     assert len(await stored(door, topic)) == 20
+
+
+@pytest.mark.parametrize(
+    ("level", "error", "pause"), [(0, 0, 0), (1, 0, 500), (2, ErrorCode.KAFKA_STORAGE_ERROR, 1000)]
+)
+async def test_a_nearly_full_redis_slows_producers_down_and_then_refuses(
+    door: Door, level: int, error: int, pause: int
+) -> None:
+    topic = await door.topic()
+    pressure = door.engine.pressure
+    [address] = map(str, door.engine.storage.masters)
+    pressure.shares, pressure.levels, pressure.calm = {address: 0.85 + level * 0.05}, {address: level}, not level
+    data = Data(name="orders", partition_data=[Part(0, a_batch())])
+    answer = await door.ask(API, 9, acks=1, timeout_ms=1000, topic_data=[data])
+    assert only(answer, "responses").partition_responses[0].error_code == error
+    assert abs(answer.throttle_time_ms - pause) <= 1
+    assert len(await stored(door, topic)) == (0 if error else 1)

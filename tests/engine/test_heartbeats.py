@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from redbroker.broker import group_topics
-from redbroker.broker.group_topics import GroupTopics
+from redbroker.engine import heartbeats
+from redbroker.engine.heartbeats import GroupTopics
 
 
 def test_a_group_is_behind_until_shown_and_again_after_each_change() -> None:
@@ -32,7 +32,7 @@ def test_what_changed_while_a_group_was_looking_is_not_taken_for_seen() -> None:
 
 
 def test_the_group_shown_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_topics, "GROUPS_MAX", 2)
+    monkeypatch.setattr(heartbeats, "GROUPS_MAX", 2)
     seen = GroupTopics(cast("Any", SimpleNamespace(version=1)))
     for name in ("a", "b", "a", "c"):
         seen.shown(name, 1)

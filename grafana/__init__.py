@@ -1,0 +1,1 @@
+"""What Prometheus scrapes and Grafana shows: dashboards, alerts, and a picture of them."""

@@ -1,0 +1,279 @@
+"""The SDK for plain scripts, Django and Flask: the same names, without async.
+
+    from redbroker.blocking import Producer
+
+    with Producer("redis://localhost:6379") as producer:
+        sent = producer.send("orders", b"value", key=b"key")
+
+Nothing is written twice: each class wraps the asynchronous one. All of a process share one thread, which runs their
+event loop and ends with the last of them; a call from any thread hands its work to it and waits. Ctrl-C cancels the
+work and raises as usual. What is still open when the interpreter ends is closed then, bounded as `close` is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from redbroker.client.admin import Admin as AsyncAdmin
+from redbroker.client.producer import Producer as AsyncProducer
+from redbroker.client.types import Sent
+
+__all__ = ["Admin", "Consumer", "Producer"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A")
+Self = TypeVar("Self", bound="Blocking")
+
+OUTSTANDING_MAX = 10_000
+"""Records of `send_nowait` handed to the loop and not yet stored; the next one waits."""
+
+
+def waits(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
+    """The same method for those who wait, with the same arguments and result."""
+    name = method.__name__
+
+    def blocking(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = self._wait(name, args, kwargs)
+        return result
+
+    functools.update_wrapper(blocking, method)
+    return blocking
+
+
+class Blocking:
+    """An asynchronous client and the loop it lives in. Constructors do no I/O; `with`, or `open` and `close`."""
+
+    wrapped: ClassVar[str]
+    """`module:class` of the asynchronous one."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self._client: Any = self._class()(*args, **settings)  # a wrong setting is told here
+        self._portal: BlockingPortal | None = None
+
+    @classmethod
+    def _class(cls) -> Any:
+        module, _, name = cls.wrapped.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def open(self: Self) -> Self:
+        """Connect, for those who cannot use `with`; RuntimeError when it is open."""
+        if self._portal is not None:
+            raise RuntimeError("This client is open already.")
+        portal = LOOP.enter()
+        try:
+            _wait(portal, self._client.__aenter__)
+        except BaseException:
+            LOOP.leave()
+            raise
+        self._portal = portal
+        OPEN.add(self)
+        return self
+
+    def close(self) -> None:
+        """Close; a producer delivers first what it has taken. Closing twice is no error."""
+        portal, self._portal = self._portal, None
+        if portal is None:
+            return
+        OPEN.discard(self)
+        try:
+            _wait(portal, functools.partial(self._client.__aexit__, None, None, None))
+        finally:
+            LOOP.leave()
+
+    def __enter__(self: Self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait(self, name: str, args: Any, kwargs: Any) -> Any:
+        """Call a method of the client in its loop and wait for what it gives."""
+        if self._portal is None:
+            raise RuntimeError(f"This {type(self).__name__.lower()} is not open: use it inside `with`.")
+
+        async def call() -> Any:
+            result = getattr(self._client, name)(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+
+        return _wait(self._portal, call)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the client has: methods wait, properties and values are as they are."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        value = getattr(self._class(), name, None)
+        if callable(value):
+            return functools.partial(_call, self, name)
+        return getattr(self._client, name)
+
+
+def _call(self: Blocking, name: str, /, *args: Any, **kwargs: Any) -> Any:
+    return self._wait(name, args, kwargs)
+
+
+class Producer(Blocking):
+    """`redbroker.Producer` for those who wait.
+
+    with Producer("redis://localhost:6379", linger_ms=5) as producer:
+        producer.send("orders", b"1 x tea", key=b"table-4")
+    """
+
+    wrapped = "redbroker.client.producer:Producer"
+
+    send = waits(AsyncProducer.send)
+    flush = waits(AsyncProducer.flush)
+    partitions_for = waits(AsyncProducer.partitions_for)
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._outstanding = threading.BoundedSemaphore(OUTSTANDING_MAX)
+
+    def send_nowait(self, topic: str, value: Any = None, **fields: Any) -> Future[Sent]:
+        """Hand one record over, with the arguments of `send`; the future's `result()` gives its place or raises.
+
+        Waits only while 10,000 are under way. Records handed over by one thread keep their order per partition.
+        """
+        if self._portal is None:
+            raise RuntimeError("This producer is not open: use it inside `with`.")
+        self._outstanding.acquire()
+        try:
+            future = self._portal.start_task_soon(functools.partial(self._client.send, topic, value, **fields))
+        except BaseException:
+            self._outstanding.release()
+            raise
+        future.add_done_callback(lambda _: self._outstanding.release())
+        return future
+
+
+class Admin(Blocking):
+    """`redbroker.Admin` for those who wait.
+
+    with Admin("redis://localhost:6379") as admin:
+        admin.create_topic("orders", partitions=12)
+    """
+
+    wrapped = "redbroker.client.admin:Admin"
+
+    create_topic = waits(AsyncAdmin.create_topic)
+    delete_topic = waits(AsyncAdmin.delete_topic)
+    list_topics = waits(AsyncAdmin.list_topics)
+    describe_topic = waits(AsyncAdmin.describe_topic)
+    add_partitions = waits(AsyncAdmin.add_partitions)
+    configs = waits(AsyncAdmin.configs)
+    alter_configs = waits(AsyncAdmin.alter_configs)
+    trim = waits(AsyncAdmin.trim)
+    list_groups = waits(AsyncAdmin.list_groups)
+    describe_group = waits(AsyncAdmin.describe_group)
+    offsets = waits(AsyncAdmin.offsets)
+    seek = waits(AsyncAdmin.seek)
+    delete_group = waits(AsyncAdmin.delete_group)
+    describe_cluster = waits(AsyncAdmin.describe_cluster)
+
+
+class Consumer(Blocking):
+    """`redbroker.Consumer` for those who wait: every method of it, and `for record in consumer`.
+
+    with Consumer("orders", storage="redis://localhost:6379", group_id="billing") as consumer:
+        for record in consumer: ...
+    """
+
+    wrapped = "redbroker.client.consumer:Consumer"
+
+    def __iter__(self) -> Iterator[Any]:
+        records: AsyncIterator[Any] = self._client.__aiter__()
+        while True:
+            try:
+                yield self._next(records)
+            except StopAsyncIteration:
+                return
+
+    def _next(self, records: AsyncIterator[Any]) -> Any:
+        if self._portal is None:
+            raise RuntimeError("This consumer is not open: use it inside `with`.")
+        return _wait(self._portal, records.__anext__)
+
+
+# --- the loop they share --------------------------------------------------------------------------------------------
+
+
+class Loop:
+    """One thread with an event loop, from the first client's opening to the last one's closing."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clients = 0
+        self._stack = contextlib.ExitStack()
+        self._portal: BlockingPortal | None = None
+
+    def enter(self) -> BlockingPortal:
+        """The portal into the loop, which is started for the first client."""
+        with self._lock:
+            if self._portal is None:
+                self._portal = self._stack.enter_context(start_blocking_portal("asyncio", name="redbroker"))
+            self._clients += 1
+            return self._portal
+
+    def leave(self) -> None:
+        """One client is closed; with the last one the thread ends."""
+        with self._lock:
+            self._clients -= 1
+            if not self._clients:
+                self._portal = None
+                self._stack.close()
+
+
+def _wait(portal: BlockingPortal, work: Callable[[], Any]) -> Any:
+    """What the work gives; if this thread is interrupted meanwhile, the work is cancelled."""
+
+    async def run() -> Any:
+        return await work()
+
+    future = portal.start_task_soon(run)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+LOOP = Loop()
+OPEN: weakref.WeakSet[Blocking] = weakref.WeakSet()
+LEFT_BEHIND: list[Loop] = []
+"""Loops of processes this one was forked from: to drop one would wait for its thread, which is not here."""
+
+
+@atexit.register
+def _close_all() -> None:
+    for client in list(OPEN):
+        with contextlib.suppress(Exception):
+            client.close()
+
+
+def _after_fork() -> None:
+    """The child has no thread that runs the loop: clients opened before the fork are closed there."""
+    global LOOP
+    LEFT_BEHIND.append(LOOP)
+    LOOP = Loop()
+    for client in list(OPEN):
+        client._portal = None
+    OPEN.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

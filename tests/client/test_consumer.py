@@ -1,0 +1,407 @@
+"""The consumer on real servers: reading, seeking, committing, sharing, and what must never be lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from redbroker.client.connection import Connection
+from redbroker.client.consumer import Consumer, RebalanceListener
+from redbroker.client.positions import LogTruncated
+from redbroker.engine.log import Append
+from redbroker.engine.topics import Topic
+from redbroker.errors import ErrorCode, KafkaError
+from redbroker.machines.consumer_group import ConsumerHeartbeat
+from redbroker.machines.reconciliation import LEAVE
+from redbroker.types import TopicPartition
+from redbroker.wire.records import Record, build_batch, read_header
+from tests.support.clusters import Cluster
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.anyio
+FIRST = TopicPartition("orders", 0)
+STEP_S = 0.005
+
+
+@pytest.fixture
+async def connection(valkey: Server) -> AsyncIterator[Connection]:
+    async with Connection(valkey.unix_url) as connection:
+        yield connection
+
+
+async def append(connection: Connection, topic: Topic, *values: bytes, partition: int = 0, **fields: Any) -> None:
+    records = [Record(place, 1_000 + place, None, value) for place, value in enumerate(values)]
+    batch = build_batch(records, **fields)
+    entry = Append(topic, partition, batch, read_header(batch))
+    for _ in range(100):
+        [answer] = await connection.engine.log.append([entry], acks=1, timeout_ms=5_000)
+        if not (isinstance(answer, KafkaError) and answer.code is ErrorCode.NOT_LEADER_OR_FOLLOWER):
+            break
+        await asyncio.sleep(0.05)  # a server that was restarted is not connected to yet; nothing was written
+    assert not isinstance(answer, KafkaError), answer
+
+
+async def orders(connection: Connection, *values: bytes, partitions: int = 1) -> Topic:
+    topic = await connection.engine.topics.create("orders", partitions)
+    if values:
+        await append(connection, topic, *values)
+    return topic
+
+
+def reader(connection: Connection, *topics: str, **settings: Any) -> Consumer:
+    return Consumer(*topics, storage=connection, **{"auto_offset_reset": "earliest", **settings})
+
+
+async def until(condition: Any, within_s: float = 10) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(STEP_S)
+
+
+async def values(consumer: Consumer, count: int) -> list[Any]:
+    found: list[Any] = []
+    async with asyncio.timeout(10):
+        while len(found) < count:
+            found += [each.value for each in await consumer.getmany(count - len(found))]
+    return found
+
+
+async def test_records_come_in_order_and_new_ones_wake_the_reader(connection: Connection) -> None:
+    topic = await orders(connection, b"a", b"b", b"c")
+    async with reader(connection, "orders") as consumer:
+        assert await values(consumer, 1) == [b"a"]
+        assert (await anext(consumer)).value == b"b"
+        assert await values(consumer, 1) == [b"c"]
+        waiting = asyncio.create_task(anext(consumer))
+        await asyncio.sleep(0.05)
+        await append(connection, topic, b"d")
+        record = await asyncio.wait_for(waiting, 5)
+        assert (record.topic, record.partition, record.offset, record.value) == ("orders", 0, 3, b"d")
+        assert record.timestamp_ms == 1_000
+
+
+async def test_a_cancelled_wait_loses_nothing(connection: Connection) -> None:
+    topic = await orders(connection)
+    async with reader(connection, "orders") as consumer:
+        for turn in range(20):
+            waiting = asyncio.create_task(consumer.getmany(10, timeout_ms=5_000))
+            await asyncio.sleep(0.001 * (turn % 3))
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        await append(connection, topic, b"a", b"b")
+        assert await values(consumer, 2) == [b"a", b"b"]
+
+
+async def test_seeks_go_to_offsets_times_and_both_ends(connection: Connection) -> None:
+    topic = await orders(connection, b"a", b"b", b"c")
+    async with reader(connection) as consumer:
+        consumer.assign([FIRST])
+        assert await values(consumer, 1) == [b"a"]
+        await consumer.seek(FIRST, 2)
+        assert await values(consumer, 1) == [b"c"]
+        await consumer.seek_to_time(1_001)
+        assert await values(consumer, 2) == [b"b", b"c"]
+        await consumer.seek_to_beginning()
+        assert await values(consumer, 3) == [b"a", b"b", b"c"]
+        await consumer.seek_to_end(FIRST)
+        assert await consumer.position(FIRST) == 3
+        await append(connection, topic, b"d")
+        assert await values(consumer, 1) == [b"d"]
+        assert await consumer.offsets_for_times({FIRST: 1_001}) == {FIRST: 1}
+        assert await consumer.end_offsets() == {FIRST: 4}
+        assert await consumer.beginning_offsets(FIRST) == {FIRST: 0}
+
+
+async def test_a_seek_wins_over_a_start_that_is_being_looked_up(connection: Connection) -> None:
+    await orders(connection, b"a", b"b", b"c")
+    async with reader(connection, auto_offset_reset="latest") as consumer:
+        for turn in range(20):
+            consumer.assign([FIRST])
+            for _ in range(turn % 4):
+                await asyncio.sleep(0)
+            await consumer.seek_to_time(1_001)
+            assert await values(consumer, 2) == [b"b", b"c"]
+            consumer.assign([])
+
+
+async def test_a_paused_partition_holds_nobody_up(connection: Connection) -> None:
+    topic = await orders(connection, b"a", b"b", partitions=2)
+    await append(connection, topic, b"c", partition=1)
+    async with reader(connection) as consumer:
+        consumer.assign([FIRST])
+        assert await values(consumer, 1) == [b"a"]
+        consumer.pause(FIRST)
+        consumer.assign([FIRST, TopicPartition("orders", 1)])
+        assert await values(consumer, 1) == [b"c"]
+        assert await consumer.getmany(timeout_ms=50) == []
+        consumer.resume(FIRST)
+        assert await values(consumer, 1) == [b"b"]
+
+
+async def test_what_was_done_is_committed_and_the_record_in_hand_is_not(connection: Connection) -> None:
+    await orders(connection, b"a", b"b", b"c")
+    settings = {"group_id": "billing", "auto_commit_interval_ms": 20}
+    with pytest.raises(RuntimeError, match="mine"):
+        async with reader(connection, "orders", **settings) as consumer:
+            assert (await anext(consumer)).value == b"a"
+            assert (await anext(consumer)).value == b"b"
+            raise RuntimeError("mine")
+    async with reader(connection, "orders", **settings) as consumer:
+        assert (await anext(consumer)).value == b"b"
+    async with reader(connection, "orders", **settings) as consumer:  # the last one left without an error
+        assert (await anext(consumer)).value == b"c"
+        await consumer.commit()
+        committed = (await consumer.committed(FIRST))[FIRST]
+        assert committed is not None
+        assert (committed.offset, committed.leader_epoch) == (3, 1)
+
+
+async def test_trimming_ahead_of_a_reader_is_told_or_follows_the_setting(connection: Connection) -> None:
+    topic = await orders(connection, b"a", b"b")
+    await append(connection, topic, b"c")
+    await connection.engine.log.trim([(topic, 0, 2)])
+    async with reader(connection, auto_offset_reset="none") as consumer:
+        consumer.assign([FIRST])
+        await consumer.seek(FIRST, 0)
+        with pytest.raises(KafkaError, match="auto_offset_reset is none") as refused:
+            await consumer.getmany()
+        assert refused.value.code is ErrorCode.OFFSET_OUT_OF_RANGE
+        await consumer.seek_to_beginning(FIRST)
+        assert await values(consumer, 1) == [b"c"]
+    async with reader(connection) as consumer:
+        consumer.assign([FIRST])
+        await consumer.seek(FIRST, 0)
+        assert await values(consumer, 1) == [b"c"]
+
+
+async def test_a_record_that_cannot_be_decoded_is_named_or_skipped(connection: Connection) -> None:
+    await orders(connection, b"1", b"x", b"3")
+    async with reader(connection, "orders", value_deserializer=int) as consumer:
+        assert await values(consumer, 1) == [1]
+        for _ in range(2):
+            with pytest.raises(KafkaError, match="orders-0, offset 1") as refused:
+                await consumer.getmany()
+            assert refused.value.code is ErrorCode.CORRUPT_MESSAGE
+        await consumer.seek(FIRST, 2)
+        assert await values(consumer, 1) == [3]
+    async with reader(connection, "orders", value_deserializer=int, undecodable="skip") as consumer:
+        assert await values(consumer, 2) == [1, 3]
+
+
+async def test_a_consumer_far_behind_keeps_to_its_prefetch(connection: Connection) -> None:
+    topic = await orders(connection, partitions=3)
+    for turn in range(60):
+        await append(connection, topic, bytes(20_000), partition=turn % 3)
+    async with reader(connection, "orders", prefetch_bytes=200_000) as consumer:
+        seen, most = 0, 0
+        while seen < 60:
+            await asyncio.sleep(0.01)
+            most = max(most, sum(each.buffered_bytes for each in consumer._positions.values()))
+            seen += len(await consumer.getmany(1))
+        assert 60_000 < most <= 200_000 + 21_000
+
+
+async def test_members_share_at_once_and_tell_their_listeners(connection: Connection) -> None:
+    await orders(connection, partitions=4)
+    told: list[tuple[str, int]] = []
+
+    class Listener(RebalanceListener):
+        async def on_revoked(self, partitions: Any) -> None:
+            told.append(("revoked", len(partitions)))
+            assert set(partitions) <= first.assignment()
+
+        async def on_assigned(self, partitions: Any) -> None:
+            told.append(("assigned", len(partitions)))
+
+    async with reader(connection, group_id="billing") as first:
+        first.subscribe(["orders"], listener=Listener())
+        await until(lambda: len(first.assignment()) == 4)
+        async with asyncio.timeout(2), reader(connection, "orders", group_id="billing") as second:
+            await until(lambda: len(second.assignment()) == 2 and len(first.assignment()) == 2)
+            assert not first.assignment() & second.assignment()
+            assert second.health().state in ("joined", "rebalancing")
+        await until(lambda: len(first.assignment()) == 4)
+        assert told == [("assigned", 4), ("revoked", 2), ("assigned", 2)]
+
+
+async def test_a_member_without_partitions_is_a_healthy_standby(connection: Connection) -> None:
+    await orders(connection)
+    async with reader(connection, "orders", group_id="billing") as first:
+        await until(lambda: first.assignment())
+        async with reader(connection, "orders", group_id="billing") as second:
+            await until(lambda: second.health().state == "standby")
+            assert second.health().healthy
+
+
+async def test_a_commit_of_what_went_to_another_member_is_refused(connection: Connection) -> None:
+    await orders(connection, b"a", b"b")
+    settings = {"group_id": "billing", "enable_auto_commit": False}
+    async with reader(connection, "orders", **settings) as first, reader(connection, **settings) as second:
+        assert await values(first, 1) == [b"a"]
+        second.subscribe(["orders"])
+        lost: list[TopicPartition] = []
+
+        class Listener(RebalanceListener):
+            async def on_lost(self, partitions: Any) -> None:
+                lost.extend(partitions)
+
+        first._listener = Listener()
+        await until(lambda: second.health().state == "standby")
+        assert first._membership is not None
+        out = ConsumerHeartbeat(first._membership.member_id, LEAVE)  # as an administrator removes a member
+        await connection.engine.groups.ask("billing", out)
+        await until(lambda: second.assignment())
+        with pytest.raises(KafkaError) as refused:
+            await first.commit({FIRST: 1})
+        assert refused.value.code in (ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.STALE_MEMBER_EPOCH)
+        assert await values(second, 2) == [b"a", b"b"]
+        assert await second.committed(FIRST) == {FIRST: None}
+        await until(lambda: first.health().state == "standby")
+        assert lost == [FIRST]
+
+
+async def test_topics_made_later_are_read_where_the_pattern_matches(connection: Connection) -> None:
+    async with reader(connection, group_id="billing") as consumer:
+        consumer.subscribe(pattern="ord.*")
+        await asyncio.sleep(0.05)
+        topic = await connection.engine.topics.create("orders", 1)
+        await append(connection, topic, b"a")
+        assert await values(consumer, 1) == [b"a"]
+
+
+async def test_it_reads_from_a_cluster(cluster: Cluster) -> None:
+    async with Connection(cluster.url) as connection:
+        topic = await orders(connection, partitions=6)
+        for number in range(6):
+            await append(connection, topic, b"%d" % number, partition=number)
+        async with reader(connection, "orders", group_id="billing") as consumer:
+            assert sorted(await values(consumer, 6)) == [b"%d" % number for number in range(6)]
+
+
+MEMBER = """
+import asyncio, sys
+from redbroker.client.consumer import Consumer
+async def main():
+    async with Consumer("orders", storage=sys.argv[1], group_id="billing", group_consumer_session_timeout_ms=1000,
+                        group_tend_ms=100) as consumer:
+        while len(consumer.assignment()) < 2:
+            await consumer.getmany(timeout_ms=10)
+        print("ready", flush=True)
+        await consumer.getmany(timeout_ms=60_000)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.system
+async def test_a_killed_process_is_noticed_where_only_the_sdk_runs(valkey: Server) -> None:
+    settings = {"group_consumer_session_timeout_ms": 1_000, "group_tend_ms": 100}
+    async with Connection(valkey.unix_url, **settings) as connection:
+        await orders(connection, partitions=4)
+        assert not connection.engine.workers.live()
+        async with reader(connection, "orders", group_id="billing") as consumer:
+            await until(lambda: len(consumer.assignment()) == 4)
+            words = [sys.executable, "-c", MEMBER, valkey.unix_url]
+            process = subprocess.Popen(words, stdout=subprocess.PIPE)  # noqa: ASYNC220
+            assert process.stdout is not None
+            with process.stdout as out:
+                try:
+                    assert await asyncio.to_thread(out.readline) == b"ready\n"
+                    await until(lambda: len(consumer.assignment()) == 2)
+                finally:
+                    os.kill(process.pid, signal.SIGKILL)
+                    process.wait()
+            await until(lambda: len(consumer.assignment()) == 4, 20)
+
+
+@pytest.mark.system
+async def test_redis_being_away_is_waited_out_and_nothing_is_lost_or_read_twice() -> None:
+    with Server("--appendonly", "yes") as server:
+        async with Connection(server.unix_url) as connection:
+            topic = await orders(connection, b"a")
+            async with reader(connection, "orders", group_id="billing") as consumer:
+                assert await values(consumer, 1) == [b"a"]
+                await consumer.commit()
+                server.kill()
+                waiting = asyncio.create_task(values(consumer, 1))
+                await asyncio.sleep(0.5)
+                server.restart()
+                await append(connection, topic, b"b")
+                assert await waiting == [b"b"]
+                await consumer.commit()
+                committed = (await consumer.committed(FIRST))[FIRST]
+                assert committed is not None and committed.offset == 2
+
+
+@pytest.mark.system
+async def test_closing_ends_in_time_while_redis_is_silent() -> None:
+    with Server() as server:
+        async with Connection(server.unix_url, storage_timeout_ms=1_000) as connection:
+            await orders(connection, b"a")
+            async with asyncio.timeout(5):
+                async with reader(connection, "orders", group_id="billing", close_timeout_ms=200) as consumer:
+                    assert await values(consumer, 1) == [b"a"]
+                    server.stop()
+            server.cont()
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("reset", ["earliest", "none"])
+async def test_a_log_cut_back_by_a_failover_is_noticed(reset: str, caplog: pytest.LogCaptureFixture) -> None:
+    with Server() as server:
+        async with Connection(server.unix_url) as connection:
+            topic = await orders(connection, b"a", b"b")
+            server.command("SAVE")
+            await append(connection, topic, b"c", b"d")
+            async with reader(connection, auto_offset_reset=reset) as consumer:
+                consumer.assign([FIRST])
+                await consumer.seek(FIRST, 0)
+                assert await values(consumer, 4) == [b"a", b"b", b"c", b"d"]
+                server.restart()  # c and d are gone, as after a failover to a replica without them
+                async with asyncio.timeout(10):
+                    while (await connection.engine.log.bounds([(topic, 0)]))[0].leader_epoch == 1:  # type: ignore[union-attr]  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+                await append(connection, topic, b"e")
+                if reset == "none":
+                    with pytest.raises(LogTruncated, match="read up to 4, but the log was cut back to 2"):
+                        await values(consumer, 1)
+                    await consumer.seek(FIRST, 2)
+                else:
+                    assert await values(consumer, 1) == [b"e"]
+                    assert "cut back to 2" in caplog.text
+                    await consumer.seek(FIRST, 2)
+                assert await values(consumer, 1) == [b"e"]
+
+
+async def test_a_blocked_event_loop_is_told_with_its_cause(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"group_consumer_session_timeout_ms": 500, "group_consumer_heartbeat_interval_ms": 100}
+    async with Connection(valkey.unix_url, **settings) as connection:
+        topic = await orders(connection)
+        async with reader(connection, "orders", group_id="billing") as consumer:
+            await until(lambda: consumer.health().state == "joined")
+            time.sleep(0.7)  # noqa: ASYNC251 - that is the point
+            await append(connection, topic, b"a")
+            assert await values(consumer, 1) == [b"a"]
+            await until(lambda: "the event loop was blocked" in caplog.text)
+
+
+async def test_a_consumer_that_does_not_go_on_is_stuck(connection: Connection) -> None:
+    await orders(connection, b"a", b"b")
+    async with reader(connection, "orders", stuck_after_ms=50) as consumer:
+        assert (await anext(consumer)).value == b"a"
+        await until(lambda: consumer.health().state == "stuck")
+        health = consumer.health()
+        assert health.lag_records == 1
+        assert health.lag_s > 0
+        assert not health.healthy
+        assert (await anext(consumer)).value == b"b"
+        await consumer.getmany(timeout_ms=20)
+        assert consumer.health().lag_records == 0
+        assert consumer.health().state == "joined"

@@ -1,0 +1,105 @@
+"""Every panel and every alert asks a real Prometheus, which scrapes two workers under load, and gets an answer."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.load import Load
+from examples.processes import Process, stop_all
+from grafana.__main__ import files
+from grafana.panels import ALERTS, DASHBOARDS
+from grafana.prometheus import Prometheus, prometheus_binary
+from tests.support.servers import Server
+
+ROOT = Path(__file__).parents[2]
+QUERIES = {
+    f"{board}: {panel.title} ({legend})": query
+    for board, panels in DASHBOARDS.items()
+    for panel in panels
+    for legend, query in panel.queries.items()
+}
+EMPTY = {
+    "overview: Errors told to clients ({{api}} {{error}})": "there are errors only where something goes wrong",
+    "redis: Redirects and refusals ({{error}})": "one Redis redirects nobody",
+    "workers: Closed by us ({{reason}})": "no client was idle for long",
+    "redis: Replica lag ({{node}})": "there are no replicas here",
+    "redis: Waits for replicas, p99 ({{instance}})": "there are no replicas here",
+}
+"""Panels that may be empty, and why."""
+
+
+def test_generated_files_are_up_to_date() -> None:
+    for path, text in files().items():
+        assert path.read_text() == text, f"{path} is out of date: make dashboards"
+
+
+def test_every_alert_has_its_runbook() -> None:
+    headings = set(re.findall(r"^#+ (\w+)$", (ROOT / "docs" / "operating.md").read_text(), re.M))
+    assert {alert.name for alert in ALERTS} <= headings
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian's package prometheus) is not installed")
+def test_prometheus_takes_the_configuration_and_the_rules() -> None:
+    for words in (["config", "grafana/prometheus.yml"], ["rules", "grafana/alerts.yml"]):
+        done = subprocess.run(["promtool", "check", *words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Prometheus, two workers, a producer and a group, long enough for rates."""
+    if prometheus_binary() is None:
+        pytest.skip("prometheus (Debian's package) is not installed")
+    processes: list[Process] = []
+    with Server("--appendonly", "yes") as valkey:
+        try:
+            words = ("worker", "--storage", valkey.url, "--port", "0", "--http-port", "0")
+            processes.append(Process(*words))
+            processes.append(Process(*words))
+            targets = [process.http for process in processes]
+            folder = tmp_path_factory.mktemp("prometheus")
+            with Prometheus(folder, targets) as running, Load(processes[0].address, "orders", 4) as load:
+                running.wait_for("count(rate(redbroker_topic_records_out_total[20s]) > 0) > 0", 60)
+                running.wait_for("count(redbroker_group_committed_offset > 0) > 0", 60)
+                running.wait_for("min(count_over_time(redbroker_worker_ready[20s])) >= 5", 60)
+                assert load.received
+                yield running
+        finally:
+            stop_all(processes)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_panel_shows_something(prometheus: Prometheus, name: str) -> None:
+    found = prometheus.values(QUERIES[name])
+    assert name in EMPTY or [value for value in found if math.isfinite(value)], QUERIES[name]
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_looks_at_something_that_is_there(prometheus: Prometheus, alert: Any) -> None:
+    """Without its comparison an alert's query has data; with it, on a healthy cluster, it is silent."""
+    prometheus.values(alert.query)
+    for metric in set(re.findall(r"\b((?:redbroker|kafka)_\w+|up)\b(?=[{\[\s)]|$)", alert.query)):
+        assert prometheus.values(f"count({metric})"), f"{alert.name} asks for {metric}, which nobody tells"
+
+
+@pytest.mark.system
+def test_a_healthy_cluster_is_silent(prometheus: Prometheus) -> None:
+    rules = prometheus.get("rules")["groups"][0]["rules"]
+    assert len(rules) == len(ALERTS)
+    assert not [rule["name"] for rule in rules if rule["state"] == "firing" or rule["health"] == "err"]
+
+
+@pytest.mark.system
+def test_lag_is_not_multiplied_by_the_number_of_workers(prometheus: Prometheus) -> None:
+    assert prometheus.values("count(redbroker_partition_end_offset)") == [4.0]
+    assert prometheus.values("sum(kafka_brokers)") == [2.0]

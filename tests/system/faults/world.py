@@ -1,0 +1,196 @@
+"""What a run breaks: Redis servers, workers in front of them and the clients, all processes of this machine.
+
+Everything a run starts it stops by process id; data folders are the servers' own, so a restart finds its data again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hiredis
+
+from examples.processes import Process, stop_all
+from redbroker.engine.slots import key_slot
+from tests.support.clusters import NODE_TIMEOUT_MS, Cluster, a_cluster
+from tests.support.servers import Server, free_port, started, wait_until
+
+CLIENT_END_S = 90.0
+DURABLE = (
+    *("--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no", "--repl-timeout", "5"),
+    *("--cluster-replica-validity-factor", "10", "--cluster-allow-replica-migration", "no"),
+)  # what docs/durability.md recommends
+
+
+class Worker:
+    """One worker that keeps its port when it is started again."""
+
+    def __init__(self, storage: str, *words: str) -> None:
+        self.words = ("worker", "--storage", storage, "--port", str(free_port()), *words)
+        self.process = Process(*self.words)
+        self.address = self.process.address
+        self.paused = False
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self.process.running.send_signal(signal.SIGSTOP)
+        self.paused = True
+
+    def heal(self) -> None:
+        """Continue it, or start it again; a start that fails while the storage is away is tried again."""
+        if self.paused and self.process.running.poll() is None:
+            self.process.running.send_signal(signal.SIGCONT)
+        self.paused = False
+        for attempt in range(5):
+            if self.process.running.poll() is None:
+                return
+            try:
+                self.process = Process(*self.words)
+            except RuntimeError:
+                if attempt == 4:
+                    raise
+                time.sleep(0.5)
+
+
+class Pair:
+    """A master and its replica without a cluster: nobody is promoted, and acks=all waits for both."""
+
+    def __init__(self, master: Server, replica: Server) -> None:
+        self.nodes, self.master, self.replica = [master, replica], master, replica
+        self.url = master.url
+
+    def master_of(self, slot: int) -> Server:
+        """There is one."""
+        return self.master
+
+    def replica_of(self, master: Server) -> Server:
+        """There is one."""
+        return self.replica
+
+    def healthy(self) -> bool:
+        """The replica is in step with the master."""
+        return "state=online" in self.master.info("slave0") and self.replica.info("master_link_status") == "up"
+
+    def heal(self) -> None:
+        """Continue the stopped, restart the dead, wait until they are in step."""
+        for node in self.nodes:
+            if node.process is not None and node.process.poll() is None:
+                node.cont()
+            else:
+                node.start()
+        wait_until(self.healthy, 30, "the pair heals")
+
+
+class World:
+    """Storage, workers and clients of one run."""
+
+    def __init__(self, storage: Cluster | Pair, history: Path) -> None:
+        self.storage = storage
+        self.history = history
+        self.workers: list[Worker] = []
+        self.clients: dict[str, subprocess.Popen[bytes]] = {}
+        self.node_timeout_s = NODE_TIMEOUT_MS / 1_000 if isinstance(storage, Cluster) else 0.0
+
+    @property
+    def is_cluster(self) -> bool:
+        """Can a replica be promoted, a slot be moved?"""
+        return isinstance(self.storage, Cluster)
+
+    @property
+    def bootstrap(self) -> str:
+        """Every worker."""
+        return ",".join(worker.address for worker in self.workers)
+
+    @property
+    def valkey(self) -> bool:
+        """Is it Valkey (9), which moves slots atomically?"""
+        return self.storage.nodes[0].binary.endswith("valkey-server") or "valkey" in self.storage.nodes[0].binary
+
+    def slot(self, topic: str, partition: int) -> int:
+        """The slot of a partition."""
+        return key_slot(f"rb:{{{topic}:{partition}}}:log".encode())
+
+    def masters(self) -> list[Server]:
+        """Those that say so now."""
+        found = []
+        for node in self.storage.nodes:
+            with contextlib.suppress(OSError, hiredis.ReplyError):
+                if node.command("ROLE", timeout_s=0.5)[0] == b"master":
+                    found.append(node)
+        return found
+
+    def client(self, kind: str, topic: str, partitions: int, rate: float) -> None:
+        """Start one client process."""
+        name = f"{kind}-{len(self.clients)}"
+        words = (kind, name, self.history, self.bootstrap, self.storage.url, topic, partitions, rate)
+        self.clients[name] = subprocess.Popen(
+            [sys.executable, "-m", "tests.system.faults.clients", *map(str, words)], stdin=subprocess.PIPE
+        )
+
+    def end_clients(self) -> dict[str, int | None]:
+        """Let them end in good order; name -> exit code, None for one that had to be killed."""
+        for process in self.clients.values():
+            assert process.stdin
+            process.stdin.close()
+        deadline, codes = time.monotonic() + CLIENT_END_S, {}
+        for name, process in self.clients.items():
+            try:
+                codes[name] = process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                codes[name] = None
+        self.clients.clear()
+        return codes
+
+    def heal(self) -> None:
+        """Everything runs again, and every copy is in step."""
+        self.storage.heal()
+        for node in self.storage.nodes:
+            node.command("CONFIG", "SET", "maxmemory", 0)
+        for worker in self.workers:
+            worker.heal()
+
+
+@contextlib.contextmanager
+def a_world(
+    history: Path,
+    *,
+    cluster: bool = True,
+    workers: int = 2,
+    binary: str | None = None,
+    options: tuple[str, ...] = DURABLE,
+) -> Iterator[World]:
+    """Three masters with a replica each (or one with one), and workers before them."""
+    with contextlib.ExitStack() as stack:
+        storage: Cluster | Pair
+        if cluster:
+            storage = stack.enter_context(a_cluster(3, 1, *options, binary=binary))
+        else:
+            master = Server(*options, binary=binary)
+            replica = Server("--replicaof", f"127.0.0.1 {master.port}", *options, binary=binary)
+            stack.enter_context(started([master, replica]))
+            storage = Pair(master, replica)
+            wait_until(storage.healthy, what="replica connects")
+        world = World(storage, history)
+        stack.callback(lambda: stop_all([worker.process for worker in world.workers]))
+        for _ in range(workers):
+            world.workers.append(Worker(storage.url))
+        try:
+            yield world
+        finally:
+            for process in world.clients.values():
+                process.kill()
+                process.wait()
+            for worker in world.workers:
+                if worker.paused:
+                    worker.process.running.send_signal(signal.SIGCONT)
