@@ -42,7 +42,7 @@ EVERYSEC = ("--appendonly", "yes", "--appendfsync", "everysec")
 MEMORY = ("--appendonly", "no")
 STRACE = shutil.which("strace")
 
-EPOCH_CHECK = b"if rid_now == rid then return epoch end"
+EPOCH_CHECK = b"if rid_now == rid then"
 DUPLICATE_TOUCH = b"if duplicates > 0 then redis.call('HINCRBY', state, 'duplicates', duplicates) end"
 
 
