@@ -147,6 +147,45 @@ def appends(contender: Contender, sizes: Sizes) -> Samples:
     return {"appends": Sample(answer["appends_per_s"], cpu)}
 
 
+def acks_all(contender: Contender, sizes: Sizes) -> Samples:
+    """acks=all on two copies that write their disks: 32 records of 1 KiB in flight, then batches of 64 KiB."""
+    window, batch_bytes = sizes.window_seconds, 65_536
+    with contender.storage() as running:
+        load: dict[str, Any] = {"callers": 32, "seconds": window, "record_bytes": 1024}
+        single, cpu = run_client("appends", running, url=running.storage_url, **load)
+    with contender.storage() as running:
+        load = {"callers": 32, "seconds": window, "record_bytes": batch_bytes}
+        batches, batches_cpu = run_client("appends", running, url=running.storage_url, **load)
+    return {
+        "acks_all": Sample(single["appends_per_s"], cpu),
+        "acks_all_p50": Sample(single["p50_ms"], cpu),
+        "acks_all_batches": Sample(batches["appends_per_s"] * batch_bytes / 1e6, batches_cpu),
+    }
+
+
+def probes(contender: Contender, sizes: Sizes) -> Samples:
+    """Writers with acks=1 beside a waiting reader, with and without a high watermark to prove."""
+    with contender.storage() as running:
+        load: dict[str, Any] = {"callers": 32, "seconds": sizes.window_seconds / 4, "record_bytes": 1024}
+        answer, cpu = run_client("probes", running, url=running.storage_url, **load)
+    return {"probe_cost": Sample(answer["cost"], cpu)}
+
+
+def replication_id(contender: Contender, sizes: Sizes) -> Samples:
+    """The append script with and without the question that tells a failover."""
+    answers = []
+    for batches in (1, 8):
+        with contender.storage() as running:
+            load = {"calls": int(5_000 * sizes.window_seconds) // batches, "batches": batches, "record_bytes": 1024}
+            answers.append(run_client("replication_id", running, url=running.storage_url, **load))
+    (single, cpu), (shared, _) = answers
+    return {
+        "replication_id_cost": Sample(single["cost_of_calls"], cpu),
+        "replication_id_cost_in_script": Sample(single["cost"]),
+        "replication_id_cost_shared": Sample(shared["cost"]),
+    }
+
+
 @contextmanager
 def patched_environment(name: str, value: str) -> Iterator[None]:
     """One more environment variable for the processes started meanwhile."""
@@ -262,6 +301,13 @@ class Workload:
 WORKLOADS = (
     Workload(start, ("start", "idle_memory")),
     Workload(appends, ("appends",), ("valkey", "redis")),
+    Workload(acks_all, ("acks_all", "acks_all_p50", "acks_all_batches"), ("copies",)),
+    Workload(probes, ("probe_cost",), ("copies",)),
+    Workload(
+        replication_id,
+        ("replication_id_cost", "replication_id_cost_in_script", "replication_id_cost_shared"),
+        ("valkey", "redis"),
+    ),
     Workload(sdk_produce, ("sdk_produce_100", "sdk_produce_1k"), (YARDSTICK, "valkey", "redis")),
     Workload(sdk_over_xadd, ("sdk_over_xadd_100", "sdk_over_xadd_1k"), ("valkey", "redis")),
     Workload(housekeeping, ("trim_p99_ratio", "compaction", "compaction_cpu"), ("valkey", "redis")),
