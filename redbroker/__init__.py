@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redbroker.client.admin import Admin as Admin
+    from redbroker.client.app import RedBroker as RedBroker
     from redbroker.client.connection import Connection as Connection
+    from redbroker.client.consumer import Consumer as Consumer
+    from redbroker.client.context import Context as Context
     from redbroker.client.errors import DeliveryError as DeliveryError
     from redbroker.client.producer import Producer as Producer
+    from redbroker.client.retries import Retry as Retry
     from redbroker.client.types import ConsumerRecord as ConsumerRecord
     from redbroker.client.types import OffsetAndMetadata as OffsetAndMetadata
     from redbroker.client.types import Sent as Sent
@@ -24,11 +28,15 @@ __version__ = "0.1.0"
 HOMES = {
     "Admin": "redbroker.client.admin",
     "Connection": "redbroker.client.connection",
+    "Consumer": "redbroker.client.consumer",
     "ConsumerRecord": "redbroker.client.types",
+    "Context": "redbroker.client.context",
     "DeliveryError": "redbroker.client.errors",
     "KafkaError": "redbroker.errors",
     "OffsetAndMetadata": "redbroker.client.types",
     "Producer": "redbroker.client.producer",
+    "RedBroker": "redbroker.client.app",
+    "Retry": "redbroker.client.retries",
     "Sent": "redbroker.client.types",
     "TopicPartition": "redbroker.types",
 }

@@ -17,7 +17,7 @@ from redbroker.wire.records import HEADER_BYTES, Record
 if TYPE_CHECKING:
     from redbroker.engine.topics import Topic
 
-__all__ = ["RECORD_BYTES", "Headers", "Pairs", "Serializer", "check", "serialized", "to_bytes"]
+__all__ = ["RECORD_BYTES", "Headers", "Pairs", "Serializer", "check", "headers_nbytes", "serialized", "to_bytes"]
 
 RECORD_BYTES = 33
 """Most that a record takes beside its key, value and headers: see `wire.record_set`."""
@@ -50,15 +50,18 @@ def serialized(
         part = "headers"
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         made_headers = tuple((name + "", to_bytes(header, None)) for name, header in pairs)
-        nbytes = RECORD_BYTES + len(made_value or b"") + len(made_key or b"")
-        for name, header in made_headers:
-            nbytes += HEADER_OVERHEAD_BYTES + len(name.encode()) + len(header or b"")
+        nbytes = RECORD_BYTES + len(made_value or b"") + len(made_key or b"") + headers_nbytes(made_headers)
     except Exception as fault:
         record = ProducerRecord(topic, value, key, headers)
         raise SerializationError(
             ErrorCode.INVALID_RECORD, f"The {part} of a record for {topic} cannot be made bytes: {fault}", record
         ) from fault
     return made_key, made_value, made_headers, nbytes
+
+
+def headers_nbytes(headers: Pairs) -> int:
+    """Most bytes that headers take in a batch."""
+    return sum(HEADER_OVERHEAD_BYTES + len(name.encode()) + len(header or b"") for name, header in headers)
 
 
 def to_bytes(value: Any, serializer: Serializer | None) -> bytes | None:

@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -57,7 +57,7 @@ GAP = frozenset({ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode.INVALID_PRODU
 @dataclass
 class Way:
     """What all outboxes of a producer share; `finished` hears of every batch that is settled, `urgent` counts those
-    who wait for everything to leave."""
+    who wait for everything to leave, `sent` and `failed` count records by topic."""
 
     engine: Engine
     finished: Callable[[Batch], None]
@@ -72,6 +72,8 @@ class Way:
     pause_s: float
     pause_max_s: float
     urgent: int = 0
+    sent: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
     unfinished: set[Batch] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -304,6 +306,7 @@ class Outbox:
     def _settle(self, batch: Batch, appended: Appended) -> None:
         """Tell everybody who waits where the records are; those who were cancelled wait no more."""
         self._remove(batch)
+        self._way.sent[self.topic.name] += len(batch.futures)
         batch.settle(self.topic.name, self.partition, None if appended is NOWHERE else appended.base_offset)
         self._finish(batch)
 
@@ -311,6 +314,7 @@ class Outbox:
         """Tell everybody who waits that it failed, and the log once, for those who never ask."""
         self._remove(batch)
         name, count = self.topic.name, len(batch.futures)
+        self._way.failed[name] += count
         log.error("%d records for %s-%d were not delivered: %s", count, name, self.partition, error)
         batch.fail(name, self.partition, error)
         self._finish(batch)

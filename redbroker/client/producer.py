@@ -17,7 +17,7 @@ from time import time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from redbroker.client.admission import RECORD_BYTES, Headers, Pairs, check, serialized
+from redbroker.client.admission import RECORD_BYTES, Headers, Pairs, check, headers_nbytes, serialized
 from redbroker.client.batch import Batch
 from redbroker.client.config import configure
 from redbroker.client.connection import Connection, engine_of
@@ -26,6 +26,7 @@ from redbroker.client.outbox import Way
 from redbroker.client.producer_config import ProducerConfig
 from redbroker.client.room import Room
 from redbroker.client.routes import Routes
+from redbroker.client.tracing import Api, carried, injected, installed
 from redbroker.client.types import Sent
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.types import TopicPartition
@@ -64,6 +65,7 @@ class Producer:
         self._closed = True
         self._room = Room(self.config.buffer_bytes)
         self._refused_bytes = 0
+        self._traces: Api | None = None
         partitioner = self.config.partitioner
         self._partitioner = None if isinstance(partitioner, str) else partitioner
         self._serializers = (self.config.key_serializer, self.config.value_serializer)
@@ -98,6 +100,7 @@ class Producer:
             engine.topics, self._way, self._room, self._partitioner,
             self._settings.auto_create_topics, config.delivery_timeout_ms / 1000,
         )  # fmt: skip
+        self._traces = installed()
         self._closed = False
         return self
 
@@ -177,11 +180,21 @@ class Producer:
             futures = [producer.send_nowait("orders", line) for line in lines]
             await producer.flush()
         """
-        if not self._plain or headers or type(value) is not bytes or (key is not None and type(key) is not bytes):
+        added = () if self._traces is None else carried(self._traces)
+        if (
+            not self._plain
+            or headers
+            or added
+            or type(value) is not bytes
+            or (key is not None and type(key) is not bytes)
+        ):
             config = self.config
             key, value, headers, nbytes = serialized(
                 topic, key, value, headers, config.key_serializer, config.value_serializer
             )
+            if added:
+                headers = injected(headers, added)
+                nbytes += headers_nbytes(added)
         else:
             nbytes = RECORD_BYTES + len(value) + (0 if key is None else len(key))
         room = self._room
@@ -245,6 +258,13 @@ class Producer:
             raise RuntimeError("This producer is not open: use it inside `async with`.")
         found = await self._routes.find(topic)
         return [TopicPartition(topic, number) for number in range(found.partitions)]
+
+    def counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Records by topic since the producer was opened: those that are stored, and those that failed.
+
+        stored, failed = producer.counts()
+        """
+        return dict(self._way.sent), dict(self._way.failed)
 
     # --- inside ------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -47,33 +48,26 @@ PRODUCER_EPOCH_MS = 1_767_225_600_000
 """2026-01-01: 41 bits of milliseconds from here reach to 2095."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Engine:
     """One process's engine, made by `Engine.open`. `checks` are the risks found in the servers' settings."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        storage: Storage,
-        tail: Tail,
-        topics: Topics,
-        log: Log,
-        workers: Workers,
-        durability: Durability,
-        groups: Groups,
-        heartbeats: Heartbeats,
-        offsets: Offsets,
-        survey: Survey,
-        pressure: Pressure,
-        janitor: Janitor,
-        cluster_id: str,
-        checks: list[Finding],
-    ) -> None:
-        self.settings, self.storage, self.tail = settings, storage, tail
-        self.topics, self.log, self.workers, self.durability = topics, log, workers, durability
-        self.groups, self.heartbeats, self.offsets, self.survey = groups, heartbeats, offsets, survey
-        self.pressure, self.janitor = pressure, janitor
-        self.cluster_id, self.checks = cluster_id, checks
-        self._producer_id = 0
+    settings: Settings
+    storage: Storage
+    tail: Tail
+    topics: Topics
+    log: Log
+    workers: Workers
+    durability: Durability
+    groups: Groups
+    heartbeats: Heartbeats
+    offsets: Offsets
+    survey: Survey
+    pressure: Pressure
+    janitor: Janitor
+    cluster_id: str
+    checks: list[Finding]
+    _producer_id: int = field(default=0, init=False)
 
     def new_producer_id(self) -> int:
         """A producer id nobody else has: 41 bits of milliseconds and 22 random bits, never below the last one.
@@ -102,6 +96,22 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     # Imported only here: the embedded server loads its log meanwhile, and importing the engine's name costs nothing.
     from redbroker.engine.checks import inspect, refuse_risks
     from redbroker.engine.connection import Storage
+    from redbroker.engine.tail import Tail
+
+    storage = await Storage.open(storage_settings)
+    stack.push_async_callback(_shielded, storage.close)
+    findings = await inspect(storage, settings)
+    if settings.strict:
+        refuse_risks(findings)
+    tail = Tail(storage, settings)
+    stack.push_async_callback(_shielded, tail.close)
+    return await assemble(settings, storage, tail, findings, stack)
+
+
+async def assemble(
+    settings: Settings, storage: Storage, tail: Tail, findings: list[Finding], stack: contextlib.AsyncExitStack
+) -> Engine:
+    """The nouns over an open storage, and what keeps them fresh in the background."""
     from redbroker.engine.durability import Durability
     from redbroker.engine.groups import Groups
     from redbroker.engine.heartbeats import Heartbeats
@@ -111,22 +121,14 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     from redbroker.engine.offsets import Offsets
     from redbroker.engine.pressure import Pressure
     from redbroker.engine.survey import Survey
-    from redbroker.engine.tail import Tail
     from redbroker.engine.tending import Tender
     from redbroker.engine.topics import Topics
     from redbroker.engine.workers import Workers
     from redbroker.machines.mixed_group import Outside
     from redbroker.wire.consumer_protocol import read_assignment, read_subscription, write_assignment
 
-    storage = await Storage.open(storage_settings)
-    stack.push_async_callback(_shielded, storage.close)
-    findings = await inspect(storage, settings)
-    if settings.strict:
-        refuse_risks(findings)
     durability = Durability(settings, storage.replicas)
     keys = MetaKeys(settings.key_prefix)
-    tail = Tail(storage, settings)
-    stack.push_async_callback(_shielded, tail.close)
 
     async def open_partitions(topic: Topic, first: int) -> None:
         await logs.open_partitions(topic, first)
@@ -157,12 +159,23 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     )
     for work in (topics.run(), workers.run(), tender.run(), pressure.run(), janitor.run()):
         _background(work, stack)
-    heartbeats = Heartbeats(groups, topics)
-    risks = [finding for finding in findings if finding.level == "risk"]
     return Engine(
-        settings, storage, tail, topics, logs, workers, durability, groups, heartbeats, offsets,
-        Survey(storage, settings, topics), pressure, janitor, cluster_id, risks,
-    )  # fmt: skip
+        settings=settings,
+        storage=storage,
+        tail=tail,
+        topics=topics,
+        log=logs,
+        workers=workers,
+        durability=durability,
+        groups=groups,
+        heartbeats=Heartbeats(groups, topics),
+        offsets=offsets,
+        survey=Survey(storage, settings, topics),
+        pressure=pressure,
+        janitor=janitor,
+        cluster_id=cluster_id,
+        checks=[finding for finding in findings if finding.level == "risk"],
+    )
 
 
 async def _embedded(settings: Settings, stack: contextlib.AsyncExitStack) -> str:

@@ -221,6 +221,7 @@ class Groups:
         known = set(self.noted)
         found = await self.summaries()
         self.noted = found | {name: text for name, text in self.noted.items() if name not in known}
+        self.rebalances = {name: count for name, count in self.rebalances.items() if name in self.noted}
         for name, kept in list(self._kept.items()):
             if kept.group is not None and name not in found:
                 await self.note(name, kept.group)

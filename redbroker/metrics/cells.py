@@ -192,7 +192,7 @@ TOPIC_FAMILIES = {
     "batches_in": "Record batches stored.",
     "records_in": "Records stored.",
     "bytes_in": "Bytes of record batches stored.",
-    "records_out": "Records in the batches that were fetched.",
+    "records_out": "Records in the batches that were fetched, by their offsets.",
     "bytes_out": "Bytes of record batches fetched.",
 }
 

@@ -196,11 +196,16 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("end", ["forgotten", "interrupted", "forked"])
 def test_a_script_ends_however_it_ends(valkey: Server, end: str) -> None:
     script = f"""
-import os, sys, time
+import os, sys, threading, time
 from redbroker.blocking import Producer
 producer = Producer({valkey.unix_url!r}, linger_ms={60_000 if end == "interrupted" else 0}).open()
 if {end!r} == "interrupted":
-    print("ready", flush=True)
+    def tell():
+        while not producer._client._way.unfinished:
+            time.sleep(0.01)
+        print("ready", flush=True)
+
+    threading.Thread(target=tell, daemon=True).start()
     try:
         producer.send("t", b"v", partition=0)
     except KeyboardInterrupt:

@@ -80,7 +80,7 @@ CASES: dict[str, tuple[str, Ops]] = {
         "lost-write",
         [sent(0, 2), acked({0: 0, 1: 1}), *final([(0, 1, 0), (1, 1, 2)])],
     ),
-    "the acknowledged end of a log is cut off": ("lost-write", [sent(0, 2), acked({0: 0, 2: 2}), *final(straight(0, 0))]),
+    "the end of a log is cut off": ("lost-write", [sent(0, 2), acked({0: 0, 2: 2}), *final(straight(0, 0))]),
     "everything acknowledged is gone": ("lost-write", [sent(0, 2), acked({0: 0, 1: 1}), *final([])]),
     "the final reads stop early": ("unseen", [sent(0, 2), acked({0: 0, 2: 2}), *final(straight(0, 1), complete=False)]),
     "a record stands twice": ("duplicate", [sent(0, 1), acked({0: 0}), *final([(0, 1, 0), (1, 1, 0), (2, 1, 1)])]),
@@ -96,17 +96,26 @@ CASES: dict[str, tuple[str, Ops]] = {
         "vanished-read",
         [reader(), sent(0, 3), polled(straight(0, 3)), *final(straight(0, 2))],
     ),
-    "a later send stands earlier": ("nonmonotonic-send", [sent(0, 1), acked({0: 1}), acked({1: 0}), *final([(0, 1, 1), (1, 1, 0)])]),
+    "a later send stands earlier": (
+        "nonmonotonic-send",
+        [sent(0, 1), acked({0: 1}), acked({1: 0}), *final([(0, 1, 1), (1, 1, 0)])],
+    ),
     "within a batch the later record stands earlier": (
         "int-nonmonotonic-send",
         [sent(0, 1), acked({0: 1, 1: 0}), *final([(0, 1, 1), (1, 1, 0)])],
     ),
-    "a reader goes back": ("nonmonotonic-poll", [reader(), sent(0, 3), polled(straight(0, 2)), polled(straight(1, 3)), *final(straight(0, 3))]),
+    "a reader goes back": (
+        "nonmonotonic-poll",
+        [reader(), sent(0, 3), polled(straight(0, 2)), polled(straight(1, 3)), *final(straight(0, 3))],
+    ),
     "a reader goes back within a poll": (
         "int-nonmonotonic-poll",
         [reader(), sent(0, 3), polled([*straight(0, 2), *straight(2, 3)]), *final(straight(0, 3))],
     ),
-    "a reader passes over a record": ("poll-skip", [reader(), sent(0, 3), polled(straight(0, 1)), polled(straight(3, 3)), *final(straight(0, 3))]),
+    "a reader passes over a record": (
+        "poll-skip",
+        [reader(), sent(0, 3), polled(straight(0, 1)), polled(straight(3, 3)), *final(straight(0, 3))],
+    ),
     "a reader passes over a record within a poll": (
         "int-poll-skip",
         [reader(), sent(0, 3), polled([(0, 1, 0), (2, 1, 2)]), *final(straight(0, 3))],
@@ -132,7 +141,10 @@ CASES: dict[str, tuple[str, Ops]] = {
         "two-contents",
         [sent(0, 9), acked({1: 1}, epoch=5), *final([(0, 1, 0), (1, 5, 7)])],
     ),
-    "an offset is committed behind the end": ("committed-beyond-end", [sent(0, 1), committed(9), *final(straight(0, 1))]),
+    "an offset is committed behind the end": (
+        "committed-beyond-end",
+        [sent(0, 1), committed(9), *final(straight(0, 1))],
+    ),
     "its epoch does not tell that it was cut off": (
         "committed-beyond-end",
         [sent(0, 1), committed(9, 1, 9), *final(straight(0, 1))],
@@ -142,7 +154,7 @@ CASES: dict[str, tuple[str, Ops]] = {
         [sent(0, 1), op("send", "fail", values=[v(1)]), *final(straight(0, 1))],
     ),
     "a record comes from nowhere": ("phantom-read", [sent(0, 1), *final(straight(0, 2))]),
-}  # fmt: skip
+}
 
 
 def named(operations: Ops, policy: Policy | None = None) -> Verdict:
@@ -201,6 +213,12 @@ def test_a_group_member_may_skip_and_repeat() -> None:
     verdict = named([reader(mode="subscribe"), *operations])
     assert verdict.valid
     assert verdict.tolerated() == {"int-nonmonotonic-poll": 1, "int-poll-skip": 2}
+
+
+def test_an_answer_without_an_offset_is_an_answer() -> None:
+    unknown = op("send", "ok", values=[v(0), v(1)], offsets=[None, -1])
+    assert not named([sent(0, 1), unknown, *final(straight(0, 1))]).findings
+    assert named([sent(0, 1), unknown, *final(straight(0, 0))]).fatal() == {"lost-write": 1}
 
 
 def test_late_answers_are_no_disorder() -> None:

@@ -58,7 +58,7 @@ async def test_a_duplicate_that_writes_nothing_is_no_promise(path: Path) -> None
 
 
 async def test_without_the_epoch_check_one_epoch_has_two_contents(path: Path) -> None:
-    with patched_scripts(EPOCH_CHECK, b"do return epoch end"):
+    with patched_scripts(EPOCH_CHECK, b"if true then"):
         verdict = await stale_replica_promoted(path, acks=1)
     assert verdict.fatal()["two-contents"] == SETTLED
 

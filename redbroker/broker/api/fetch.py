@@ -143,7 +143,8 @@ async def fetch(request: Any, ctx: Context) -> Any:
         elif outcome.batches:
             cells = ctx.server.metrics.topic(topic.name)
             cells.bytes_out += outcome.nbytes
-            cells.records_out += sum(record_count(batch) for batch, _, _ in outcome.batches)
+            last, first = outcome.batches[-1], outcome.batches[0]
+            cells.records_out += last.base_offset + record_count(last.batch) - first.base_offset
         answers[wanted] = told(wanted, outcome, request, ctx.version)
     nodes = await explain(readings, answers, ctx)
     ctx.error_code = next((answer.error_code for answer in answers.values() if answer.error_code), ErrorCode.NONE)

@@ -137,12 +137,14 @@ async def produce(request: Any, ctx: Context) -> Any:
     if entries:
         outcomes = [await each for each in appending]
         metrics = ctx.server.metrics
+        counted = metrics.topics
         for entry, result, outcome in zip(entries, pending, outcomes, strict=True):
             if isinstance(outcome, KafkaError):
                 ctx.error_code = fail(result, outdated(outcome, topics, ctx.version >= IDS_FROM))
                 continue
             if not outcome.duplicate:
-                cells = metrics.topic(entry.topic.name)
+                name = entry.topic.name
+                cells = counted[name] if name in counted else metrics.topic(name)
                 cells.batches_in += 1
                 cells.records_in += entry.header.count
                 cells.bytes_in += len(entry.batch)

@@ -127,7 +127,7 @@ class Checker:
         self.modes: dict[str, str] = {}
         self.attempted: set[str] = set()
         self.failed: set[str] = set()
-        self.acknowledged: list[tuple[str, str, list[str], list[int], list[int]]] = []
+        self.acknowledged: list[tuple[str, str, list[str], list[int | None], list[int]]] = []
         self.reads: list[tuple[str, str, list[Any] | None]] = []
         self.final: dict[str, FinalLog] = defaultdict(FinalLog)
         self.committed: list[dict[str, Any]] = []
@@ -211,7 +211,10 @@ class Checker:
             strict = writer.acks == -1
             highest = log.offsets[-1] if log.offsets else -1
             before = -1
-            for value, offset in zip(values, offsets, strict=True):
+            for value, given in zip(values, offsets, strict=True):
+                # Clients acknowledge a repeated batch without an offset when they no longer know it.
+                unknown = given is None or given < 0
+                offset = log.where.get(value, log.start) if unknown else given
                 if value not in log.where and offset >= log.start:
                     lost = log.complete or offset <= highest
                     self.verdict.add(
@@ -219,6 +222,8 @@ class Checker:
                         strict or not lost,
                         f"{name}: {value} acknowledged at {offset}",
                     )
+                if unknown:
+                    continue
                 if before >= offset:
                     self.verdict.add(
                         "int-nonmonotonic-send",
@@ -319,7 +324,7 @@ class Checker:
             strict = self.writers[by].acks == -1
             for index, (value, offset) in enumerate(zip(values, offsets, strict=True)):
                 found = final[name].records.get(offset)
-                if not (found and found[1] == value):
+                if offset is not None and offset >= 0 and not (found and found[1] == value):
                     note(name, offset, epochs[index] if epochs else -1, value, strict, offset >= final[name].start)
 
     def _commits(self) -> None:

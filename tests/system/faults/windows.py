@@ -57,7 +57,8 @@ ROWS: list[tuple[str, Scenario, str]] = [
 async def table() -> str:
     """The Markdown table; every cell is what the checker counted: acknowledged and lost, of what was acknowledged."""
     lines = [
-        f"Acknowledged records lost, of those acknowledged, around one burst of {BURST} (`python -m tests.system.faults windows`):",
+        "Acknowledged records lost, of those acknowledged, around one burst of"
+        f" {BURST} (`python -m tests.system.faults windows`):",
         "",
         "| what happens | acks=1 | acks=all | Kafka |",
         "|---|---|---|---|",
