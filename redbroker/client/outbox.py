@@ -11,6 +11,8 @@
   producer's last five batches, hence no batch leaves that is `max_in_flight` or more behind the oldest unsettled one.
 * The first batch goes alone: a log takes any sequence of a producer it does not know, so a second one that overtook it
   would make it out of order for good.
+* While Redis fills up (`engine/pressure.py`) the outbox rests after each answer, as a throttled client does; once it is
+  full, batches are refused and sent again until `delivery_timeout_ms`. Meanwhile `buffer_bytes` fill, and callers wait.
 * When the log has not got what the oldest one follows (it was given up, or a failover lost it), it has none of the rest
   either: they are numbered from 0 again in the next epoch. A late copy of an old batch is then fenced by its epoch.
 """
@@ -98,6 +100,7 @@ class Outbox:
         self._renumber = False
         self._failure: KafkaError | None = None  # why something is sent again
         self._failures = 0
+        self._resting = False  # Redis fills up
 
     @property
     def waiting_bytes(self) -> int:
@@ -150,7 +153,7 @@ class Outbox:
 
     def pump(self, lingered: bool = False) -> None:
         """Send what may leave now."""
-        if self._failure is not None or not self._queue:
+        if self._failure is not None or self._resting or not self._queue:
             return
         way = self._way
         most = way.max_in_flight if self._known else 1
@@ -211,10 +214,24 @@ class Outbox:
             self._settle(batch, result)
         else:
             self._refused(batch, result)
+        if not self._way.engine.pressure.calm:
+            self._rest()
         if self._failure is None:
             self.pump()
         elif not self._underway:
             self._recover()
+
+    def _rest(self) -> None:
+        """Pause as a client does that a broker throttles, while the master of this partition fills up."""
+        engine = self._way.engine
+        pause_ms = engine.pressure.throttle_ms(engine.log.partitions.get(self.topic, self.partition).keys.log)
+        if pause_ms and not self._resting:
+            self._resting = True
+            self._loop.call_later(pause_ms / 1000, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        self.pump(lingered=True)
 
     def _refused(self, batch: Batch, error: KafkaError) -> None:
         """Send it again, with everything after it, or give it up."""

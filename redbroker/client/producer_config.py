@@ -27,7 +27,9 @@ class ProducerConfig(ClientConfig):
 
     acks: int = Field(-1, description="all: min.insync.replicas copies have it; 1: the master has; 0: nobody asks.")
     enable_idempotence: bool = Field(
-        True, description="Each record is stored once, however often it is sent again; off with acks=0."
+        True,
+        description="Each record is stored once and in order, however often it is sent again. Without it, and with"
+        " acks=0, a record that is sent again because its answer was lost may be stored twice, and behind later ones.",
     )
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("none", description="Codec of the batches.")
     linger_ms: float = Field(

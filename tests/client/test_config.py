@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -52,3 +54,18 @@ def test_a_setting_of_kafka_clients_that_means_nothing_here_is_explained() -> No
 def test_a_wrong_value_is_named() -> None:
     assert refusal(linger_ms=-1).startswith("linger_ms = -1 is wrong: ")
     assert refusal(storage_timeout_ms=1).startswith("storage_timeout_ms = 1 is wrong: ")
+
+
+def test_importing_the_package_costs_next_to_nothing() -> None:
+    script = """
+import sys
+before = set(sys.modules)
+import redbroker
+new = set(sys.modules) - before
+heavy = {"asyncio", "pydantic", "redis", "hiredis", "anyio", "redbroker.client", "redbroker.engine"} & new
+assert not heavy, heavy
+assert [name for name in new if name.startswith("redbroker")] == ["redbroker"]
+assert len(new) < 50, sorted(new)  # `typing` and what it needs
+assert set(redbroker.HOMES) <= set(dir(redbroker))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

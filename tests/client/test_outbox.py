@@ -60,6 +60,9 @@ class ScriptedLog:
 
     def judge(self, entry: Append) -> Appended | KafkaError:
         head = entry.header
+        if head.producer_id < 0:
+            self.records += [record.value or b"" for record in iter_records(entry.batch)]
+            return Appended(len(self.records) - head.count, 0, 1, False)
         epoch, window = self.producers.get(head.producer_id, (-1, []))
         first, last = head.base_sequence, head.base_sequence + head.count - 1
         if epoch == head.producer_epoch and window:
@@ -83,7 +86,9 @@ class ScriptedLog:
 def way_to(log: ScriptedLog, **changed: Any) -> Way:
     ids = iter(range(1_000_000))
     topics = SimpleNamespace(reload=lambda: asyncio.sleep(0), get=lambda name: TOPIC)
-    engine: Any = SimpleNamespace(log=log, topics=topics, new_producer_id=lambda: next(ids))
+    engine: Any = SimpleNamespace(
+        log=log, topics=topics, new_producer_id=lambda: next(ids), pressure=SimpleNamespace(calm=True)
+    )
     told = {
         "acks": -1, "codec": "none", "idempotent": True, "max_in_flight": 5, "batch_bytes": 60, "linger_s": 0,
         "delivery_timeout_s": 60, "request_timeout_ms": 1_000, "pause_s": 0, "pause_max_s": 0,
@@ -129,6 +134,13 @@ def test_what_is_refused_for_good_is_told_and_holds_nothing_up(script: list[int]
     assert len(offsets) == len(set(offsets))
     if FORGETS not in script:  # what was uncertain when the log forgot is taken once more, behind what came after it
         assert offsets == sorted(offsets)
+
+
+def test_without_idempotence_a_lost_answer_may_store_a_record_twice() -> None:
+    log = ScriptedLog([UNCERTAIN])
+    told = asyncio.run(deliver(log, 1, way_to(log, idempotent=False)))
+    assert log.records == [b"0", b"0"]
+    assert [sent.offset for sent in told] == [1]
 
 
 def test_after_its_delivery_timeout_a_record_has_failed_and_the_next_begin_anew() -> None:

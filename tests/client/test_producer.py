@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from redbroker.wire.records import Record, iter_records
 from tests.support.servers import Server, wait_until
 
 pytestmark = pytest.mark.anyio
+
+SMALL_BYTES = 12_000_000
 
 
 async def stored(producer: Producer, topic: str, partition: int = 0) -> list[Record]:
@@ -290,3 +293,71 @@ async def test_a_master_killed_in_the_middle_costs_no_record_and_doubles_none(cl
             assert numbers == list(range(partition, 3_000, 3))
         for n, future in enumerate(futures):
             assert future.result().offset == n // 3
+
+
+# --- a full Redis -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small() -> Iterator[Server]:
+    with Server("--maxmemory", str(SMALL_BYTES), "--maxmemory-policy", "noeviction") as server:
+        yield server
+
+
+@pytest.mark.parametrize("refuse_share", [0.9, 1.0], ids=["refused by the engine", "refused by Redis"])
+async def test_what_does_not_fit_into_redis_waits_bounded_and_is_stored_once(
+    small: Server, refuse_share: float
+) -> None:
+    told: dict[str, Any] = {"memory_check_ms": 20, "memory_throttle_share": refuse_share}
+    told |= {"memory_refuse_share": refuse_share, "retry_backoff_max_ms": 100}
+    async with Producer(small.unix_url, num_partitions=1, buffer_bytes=3_000_000, **told) as producer:
+        futures = []
+        with pytest.raises(TimeoutError):  # nothing moves any more, and nobody takes more than buffer_bytes
+            for number in range(1_000):
+                while True:
+                    try:
+                        futures.append(producer.send_nowait("t", b"%6d" % number + bytes(100_000), partition=0))
+                    except BufferFullError:
+                        await asyncio.wait_for(producer.ready(), 2)
+                    else:
+                        break
+        left = sum(not future.done() for future in futures)
+        assert 0 < left <= 30
+        assert len(futures) - left > 10
+        small.command("CONFIG", "SET", "maxmemory", 10 * SMALL_BYTES)
+        await producer.flush(30)
+        assert [future.result().offset for future in futures] == list(range(len(futures)))
+        records = await stored(producer, "t")
+    assert [int((record.value or b"")[:6]) for record in records] == list(range(len(futures)))
+
+
+async def test_a_producer_rests_while_redis_fills_up(small: Server) -> None:
+    told: dict[str, Any] = {"memory_check_ms": 60_000, "memory_throttle_share": 0.01, "memory_refuse_share": 0.99}
+    async with Producer(small.unix_url, num_partitions=1, throttle_ms_max=10_000, **told) as producer:
+        pressure = producer._engine.pressure
+        await pressure.look()
+        assert not pressure.calm  # an empty server has used a tenth: rest for about a second
+        await producer.send("t", b"1", partition=0)
+        later = producer.send_nowait("t", b"2", partition=0)
+        with pytest.raises(KafkaError, match="1 records are not stored"):
+            await producer.flush(0.1)
+        pressure.calm = True
+        assert (await later).offset == 1
+
+
+async def test_a_future_can_be_gathered_called_back_and_cancelled(valkey: Server) -> None:
+    async with Producer(valkey.unix_url, num_partitions=1, linger_ms=50) as producer:
+        await producer.send("t", b"0")
+        futures = [producer.send_nowait("t", b"v") for _ in range(5)]
+        called: list[Any] = []
+        futures[0].add_done_callback(called.append)
+        futures[2].cancel()
+        told = await asyncio.gather(*futures, return_exceptions=True)
+        assert [getattr(each, "offset", None) for each in told] == [1, 2, None, 4, 5]
+        assert isinstance(told[2], asyncio.CancelledError)
+        assert called == [futures[0]]
+        for wrong in (1.5, 1 << 63):
+            with pytest.raises(DeliveryError, match="no whole number of 64 bits"):
+                producer.send_nowait("t", b"v", timestamp_ms=wrong)  # type: ignore[arg-type]
+        with pytest.raises(SerializationError, match="headers"):
+            producer.send_nowait("t", b"v", headers={"\ud800": b"1"})
