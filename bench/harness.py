@@ -78,7 +78,7 @@ def measure(
     results: Results = {}
     failures: list[Failure] = []
     for workload in workloads:
-        able = [c for c in contenders if not workload.contenders or c.name in workload.contenders]
+        able = [c for c in contenders if (c.name in workload.contenders if workload.contenders else not c.apart)]
         for turn in range(rounds):
             shift = turn % max(1, len(able))
             found: dict[str, dict[str, Sample]] = {}

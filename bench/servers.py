@@ -54,6 +54,17 @@ def ask_ping(port: int, timeout_seconds: float) -> bool:
         return False
 
 
+def ask_in_step(port: int, timeout_seconds: float) -> bool:
+    """True when the Redis server at `port` has a replica that is in step."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout_seconds) as connection:
+            connection.settimeout(timeout_seconds)
+            connection.sendall(b"INFO replication\r\n")
+            return b"state=online" in connection.recv(4096)
+    except OSError:
+        return False
+
+
 class Server:
     """One running server process and its scratch folder, which goes away with it."""
 

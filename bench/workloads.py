@@ -121,6 +121,16 @@ def latency(contender: Contender, sizes: Sizes) -> Samples:
     }
 
 
+def sdk_latency(contender: Contender, sizes: Sizes) -> Samples:
+    """Paced records from the SDK's producer to its waiting consumer, without a broker."""
+    with contender.storage() as running:
+        load: dict[str, Any] = {"topic": "paced", "record_bytes": 100, "records_per_s": 200}
+        paced, cpu = run_client(
+            "sdk_end_to_end", running, storage=running.storage_url, records=sizes.paced_records, **load
+        )
+    return {"sdk_end_to_end_p50": Sample(paced["p50_ms"], cpu), "sdk_end_to_end_p99": Sample(paced["p99_ms"], cpu)}
+
+
 def one_record(contender: Contender, sizes: Sizes) -> Samples:
     """Many small produce requests at once."""
     with contender.run() as running:
@@ -135,6 +145,45 @@ def appends(contender: Contender, sizes: Sizes) -> Samples:
         load: dict[str, Any] = {"callers": 256, "seconds": sizes.window_seconds, "record_bytes": 100}
         answer, cpu = run_client("appends", running, url=running.storage_url, **load)
     return {"appends": Sample(answer["appends_per_s"], cpu)}
+
+
+def acks_all(contender: Contender, sizes: Sizes) -> Samples:
+    """acks=all on two copies that write their disks: 32 records of 1 KiB in flight, then batches of 64 KiB."""
+    window, batch_bytes = sizes.window_seconds, 65_536
+    with contender.storage() as running:
+        load: dict[str, Any] = {"callers": 32, "seconds": window, "record_bytes": 1024}
+        single, cpu = run_client("appends", running, url=running.storage_url, **load)
+    with contender.storage() as running:
+        load = {"callers": 32, "seconds": window, "record_bytes": batch_bytes}
+        batches, batches_cpu = run_client("appends", running, url=running.storage_url, **load)
+    return {
+        "acks_all": Sample(single["appends_per_s"], cpu),
+        "acks_all_p50": Sample(single["p50_ms"], cpu),
+        "acks_all_batches": Sample(batches["appends_per_s"] * batch_bytes / 1e6, batches_cpu),
+    }
+
+
+def probes(contender: Contender, sizes: Sizes) -> Samples:
+    """Writers with acks=1 beside a waiting reader, with and without a high watermark to prove."""
+    with contender.storage() as running:
+        load: dict[str, Any] = {"callers": 32, "seconds": sizes.window_seconds / 4, "record_bytes": 1024}
+        answer, cpu = run_client("probes", running, url=running.storage_url, **load)
+    return {"probe_cost": Sample(answer["cost"], cpu)}
+
+
+def replication_id(contender: Contender, sizes: Sizes) -> Samples:
+    """The append script with and without the question that tells a failover."""
+    answers = []
+    for batches in (1, 8):
+        with contender.storage() as running:
+            load = {"calls": int(5_000 * sizes.window_seconds) // batches, "batches": batches, "record_bytes": 1024}
+            answers.append(run_client("replication_id", running, url=running.storage_url, **load))
+    (single, cpu), (shared, _) = answers
+    return {
+        "replication_id_cost": Sample(single["cost_of_calls"], cpu),
+        "replication_id_cost_in_script": Sample(single["cost"]),
+        "replication_id_cost_shared": Sample(shared["cost"]),
+    }
 
 
 @contextmanager
@@ -252,11 +301,19 @@ class Workload:
 WORKLOADS = (
     Workload(start, ("start", "idle_memory")),
     Workload(appends, ("appends",), ("valkey", "redis")),
+    Workload(acks_all, ("acks_all", "acks_all_p50", "acks_all_batches"), ("copies",)),
+    Workload(probes, ("probe_cost",), ("copies",)),
+    Workload(
+        replication_id,
+        ("replication_id_cost", "replication_id_cost_in_script", "replication_id_cost_shared"),
+        ("valkey", "redis"),
+    ),
     Workload(sdk_produce, ("sdk_produce_100", "sdk_produce_1k"), (YARDSTICK, "valkey", "redis")),
     Workload(sdk_over_xadd, ("sdk_over_xadd_100", "sdk_over_xadd_1k"), ("valkey", "redis")),
     Workload(housekeeping, ("trim_p99_ratio", "compaction", "compaction_cpu"), ("valkey", "redis")),
     Workload(one_record, ("one_record",)),
     Workload(latency, ("serial_p50", "serial_p99", "end_to_end_p50", "end_to_end_p99")),
+    Workload(sdk_latency, ("sdk_end_to_end_p50", "sdk_end_to_end_p99"), ("valkey", "redis")),
     Workload(
         groups,
         (

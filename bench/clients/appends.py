@@ -1,8 +1,8 @@
 """Small appends through the storage connection: many callers, each waiting for its own answer, no broker above.
 
 `Log.append` as the broker calls it: one batch of one record a call; the batches that one turn of the event loop brings
-to a partition share an append script. Gives `appends_per_s`, answers in the measured window; every offset must have
-been given out once.
+to a partition share an append script. Gives `appends_per_s`, answers in the measured window, and `p50_ms`, from call to
+answer in it; every offset must have been given out once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from bench.clients import PARTITIONS, run
+from bench.clients import PARTITIONS, percentile, run
 from bench.frames import one_record_batch
 from redbroker.config import Settings
 from redbroker.engine import Engine
@@ -47,12 +47,14 @@ async def load(url: str, callers: int, seconds: float, record_bytes: int) -> dic
     async with Engine.open(Settings.load(storage_url=url)) as engine:
         topic = await engine.topics.create("appends", PARTITIONS)
         append = through_log(engine, topic, one_record_batch(b"x" * record_bytes))
-        done, ends, stopping = 0, [0] * PARTITIONS, False
+        done, ends, took, stopping = 0, [0] * PARTITIONS, [], False
 
         async def caller(partition: int) -> None:
             nonlocal done
             while not stopping:
+                began = time.perf_counter()
                 ends[partition] = max(ends[partition], await append(partition) + 1)
+                took.append(time.perf_counter() - began)
                 done += 1
 
         tasks = [asyncio.create_task(caller(number % PARTITIONS)) for number in range(callers)]
@@ -64,7 +66,8 @@ async def load(url: str, callers: int, seconds: float, record_bytes: int) -> dic
         await asyncio.gather(*tasks)
         if sum(ends) != done:
             raise AssertionError(f"{done} appends answered, {sum(ends)} records stored")
-        return {"appends_per_s": counted / window, "cpu_us": cpu_s / counted * 1e6, "served": done}
+        p50_ms = percentile(took[before : before + counted], 0.5) * 1e3
+        return {"appends_per_s": counted / window, "p50_ms": p50_ms, "cpu_us": cpu_s / counted * 1e6, "served": done}
 
 
 def appends(**arguments: Any) -> dict[str, Any]:

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 
 def command(
-    strict: Annotated[bool, typer.Option("--strict", help="Leave with code 1 when records can be lost.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Leave with code 3 for a note, too.")] = False,
     storage: StorageOption = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Check the storage's settings: what can be lost, and the command that mends it."""
+    """Check the storage's settings: what can be lost, and the command that mends it.
+
+    Leaves with code 0 when no risk was found, with 3 when records can be lost, with 1 when it could not look.
+    """
     settings = settings_for(storage)
 
     async def work(engine: Engine) -> tuple[dict[str, Any], list[Finding]]:
@@ -43,10 +46,11 @@ def command(
         print_json({**facts, "findings": told})
     else:
         _print(facts, findings, len(risks))
-    if strict and risks:
-        raise typer.Exit(1)
+    if risks or (strict and findings):
+        raise typer.Exit(AT_RISK)
 
 
+AT_RISK = 3
 FIELDS = ("level", "server", "sentence", "loses", "mend")
 
 

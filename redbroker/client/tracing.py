@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -45,10 +46,9 @@ class Api(NamedTuple):
 def installed() -> Api | None:
     """OpenTelemetry's API, if there is one; it is imported by the first client that opens."""
     try:
-        from opentelemetry import context, propagate, trace
+        return Api(*(importlib.import_module(f"opentelemetry.{name}") for name in Api._fields))
     except ImportError:
         return None
-    return Api(context, propagate, trace)
 
 
 def carried(api: Api) -> Pairs:

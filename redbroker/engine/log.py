@@ -25,7 +25,7 @@ from redbroker.engine.reading import Read, Reading, ReadResult
 from redbroker.engine.scripts import script
 from redbroker.engine.times import first_at_or_after, latest_record
 from redbroker.engine.watermark import Watermark
-from redbroker.errors import KafkaError
+from redbroker.errors import ErrorCode, KafkaError
 
 if TYPE_CHECKING:
     from redbroker.engine.connection import Storage
@@ -299,11 +299,14 @@ class Log:
     # --- trim, open, drop ------------------------------------------------------------------------------------
 
     async def trim(self, wants: Sequence[tuple[Topic, int, int]]) -> list[int | KafkaError]:
-        """Move each log start up to an offset (-1: the log end) and free what lies below; gives the log starts."""
+        """Move each log start up to an offset (-1: the high watermark), free what lies below; gives the log starts."""
 
         async def one(topic: Topic, number: int, before: int) -> int:
             partition = self._partitions.get(topic, number)
-            await self._partitions.look_opened(partition)
+            end = (await self._partitions.look_confirmed(partition)).next
+            before = end if before == -1 else before
+            if before > end:
+                raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE, f"{partition.name}: the high watermark is {end}.")
             keys = partition.keys
             named = (keys.log, keys.state, keys.epochs, keys.times)
             while True:
@@ -312,7 +315,6 @@ class Log:
                 )
                 if not freed:
                     return int(log_start)
-                before = log_start  # -1 is settled by now: records that arrive meanwhile stay
 
         return await values(one(topic, number, before) for topic, number, before in wants)
 

@@ -130,7 +130,6 @@ def epoch_end(memory: Memory, keys: Keys, topic_id: Any, asked: int, replicas: i
 
 def trim(memory: Memory, keys: Keys, topic_id: Any, before: int, limit: int) -> Any:
     log = memory.log(keys["state"], topic_id)
-    before = log.next if before == -1 else before
     if not 0 <= before <= log.next:
         raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE, f"the log ends at offset {log.next}")
     log.start = max(log.start, before)

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from tests.support.command import command
-from tests.support.servers import Server
+from tests.support.servers import Server, free_port, started
 
 
 def test_a_server_that_keeps_nothing_is_a_risk_with_its_mending(valkey: Server) -> None:
     told = command("doctor", "--storage", valkey.unix_url)
-    assert told.code == 0
+    assert told.code == 3
     assert "appendonly is no" in told.out
     assert "CONFIG SET appendonly yes" in told.out
-    assert command("doctor", "--strict", "--storage", valkey.unix_url).code == 1
+
+
+def test_the_exit_code_tells_a_risk_a_note_and_a_server_that_is_away() -> None:
+    server = Server("--appendonly", "yes", "--appendfsync", "always")
+    with started([server]):
+        told = command("doctor", "--storage", server.url)
+        assert told.code == 0
+        assert "there are no replicas" in told.out
+        assert "no risk found" in told.out
+        assert command("doctor", "--strict", "--storage", server.url).code == 3  # the note
+        server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        told = command("doctor", "--format", "json", "--storage", server.url)
+        assert told.code == 3
+        assert [finding["level"] for finding in told.json["findings"]] == ["risk", "note"]
+    away = command("doctor", "--storage", f"redis://127.0.0.1:{free_port()}")
+    assert away.code == 1
+    assert away.err
 
 
 def test_json_has_every_finding_whole(valkey: Server) -> None:

@@ -127,7 +127,7 @@ def test_what_is_refused_for_good_is_told_and_holds_nothing_up(script: list[int]
             assert log.records[sent.offset] == b"%d" % number
     offsets = [sent.offset for sent in told if not isinstance(sent, DeliveryError)]
     assert len(offsets) == len(set(offsets))
-    if FORGETS not in script:  # else a record may be stored again, behind those that came after it
+    if FORGETS not in script:  # what was uncertain when the log forgot is taken once more, behind what came after it
         assert offsets == sorted(offsets)
 
 

@@ -317,3 +317,21 @@ async def test_a_new_epoch_that_no_replica_has_serves_nothing_for_a_second(pair:
                 answers.append(await put(log, topic))
         assert time.monotonic() - begin > 0.9
         assert {answer.code for answer in answers[:-1]} == {ErrorCode.NOT_LEADER_OR_FOLLOWER}
+
+
+async def test_records_that_no_replica_has_are_not_deleted(pair: tuple[Server, Server]) -> None:
+    """DeleteRecords ends at the high watermark: a failover may put other records where it has not been proved."""
+    master, replica = pair
+    topic = a_topic()
+    async with a_log(master) as log:
+        assert isinstance(await put(log, topic, 3, acks=-1), Appended)
+        replica.stop()
+        assert isinstance(await put(log, topic, 2), Appended)
+        assert await log.trim([(topic, 0, -1)]) == [3]
+        [beyond] = await log.trim([(topic, 0, 4)])
+        assert isinstance(beyond, KafkaError)
+        assert beyond.code is ErrorCode.OFFSET_OUT_OF_RANGE
+        replica.cont()
+        in_step(master)
+        await followed(log, Read(topic, 0, 3, 1 << 20), 10)
+        assert await log.trim([(topic, 0, -1)]) == [5]

@@ -24,9 +24,9 @@ local info = replication()
 if copies > 1 and good_replicas(info) + 1 < copies then
   return refuse('NOT_ENOUGH_REPLICAS', 'fewer replicas are in step than min.insync.replicas asks for')
 end
-if replication_id(info) ~= field[2] then redis.call('HSET', state, 'next', field[4]) end -- refused when memory is full
-local epoch, wait = leader(state, epochs, replication_id(info), field[2], tonumber(field[3]), field[4], field[10],
-  replicas)
+local rid = replication_id(info)
+if rid ~= field[2] then redis.call('HSET', state, 'next', field[4]) end -- refused when memory is full
+local epoch, wait = leader(state, epochs, rid, field[2], tonumber(field[3]), field[4], field[10], replicas)
 if wait then return wait end
 
 local next_offset, before, largest, time = tonumber(field[4]), tonumber(field[6]), tonumber(field[8]), tonumber(field[9])

@@ -12,7 +12,6 @@ local values = redis.call('HMGET', state, 'id', 'next', 'start', 'written', 'tri
 if not values[1] then return refuse('UNKNOWN_TOPIC_OR_PARTITION', 'partition is not open') end
 if values[1] ~= topic_id then return refuse('UNKNOWN_TOPIC_ID', 'topic was deleted and made again') end
 local next_offset = tonumber(values[2])
-if before == -1 then before = next_offset end
 if before < 0 or before > next_offset then
   return refuse('OFFSET_OUT_OF_RANGE', 'the log ends at offset ' .. values[2])
 end

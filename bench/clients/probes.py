@@ -1,0 +1,91 @@
+"""What it costs writers to prove a high watermark for a reader that waits, no broker above.
+
+Writers append with acks=1 to a topic whose records are shown once a replica has them, and to one that asks for a single
+copy (`min.insync.replicas=1`), where nothing has to be proved. Beside both stands the same reader, caught up, waiting
+for more than comes. They take turns, several times; `cost` is how much slower the first is, in percent, the median of
+the turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from typing import Any
+
+import uvloop
+
+from bench.clients import PARTITIONS, run
+from bench.frames import one_record_batch
+from redbroker.config import Settings
+from redbroker.engine import Engine
+from redbroker.engine.log import Append, Appended, Read, ReadResult
+from redbroker.engine.topics import Topic
+from redbroker.wire.records import read_header
+
+TURNS = 16
+MORE_THAN_COMES = 1 << 50
+READ_BYTES = 1 << 20
+
+
+async def watch(engine: Engine, topic: Topic) -> None:
+    """One reader of all partitions that stays at the end: it is woken by its time-out alone."""
+    while True:
+        ends = await engine.log.bounds([(topic, partition) for partition in range(PARTITIONS)])
+        reads = [Read(topic, number, end.next, READ_BYTES) for number, end in enumerate(ends)]  # type: ignore[union-attr]
+        found = await engine.log.read(reads, max_bytes=1)
+        pairs = [(read, each) for read, each in zip(reads, found, strict=True) if isinstance(each, ReadResult)]
+        await engine.log.wait(pairs, MORE_THAN_COMES, 0.5)
+
+
+async def turn(engine: Engine, topic: Topic, callers: int, seconds: float, batch: bytes) -> tuple[float, int]:
+    """Appends per second beside a waiting reader, and how many there were."""
+    header, done = read_header(batch), 0
+    ends = time.perf_counter() + seconds
+    reader = asyncio.create_task(watch(engine, topic))
+
+    async def caller(partition: int) -> None:
+        nonlocal done
+        entries = [Append(topic, partition, batch, header)]
+        while time.perf_counter() < ends:
+            (answer,) = await engine.log.append(entries, acks=1, timeout_ms=30_000)
+            if not isinstance(answer, Appended):
+                raise answer
+            done += 1
+
+    began = time.perf_counter()
+    await asyncio.gather(*(caller(number % PARTITIONS) for number in range(callers)))
+    rate = done / (time.perf_counter() - began)
+    if reader.done():
+        reader.result()
+    reader.cancel()
+    return rate, done
+
+
+async def load(url: str, callers: int, seconds: float, record_bytes: int) -> dict[str, Any]:
+    """All turns."""
+    async with Engine.open(Settings.load(storage_url=url)) as engine:
+        proved = await engine.topics.create("proved", PARTITIONS)
+        plain = await engine.topics.create("plain", PARTITIONS, {"min.insync.replicas": "1"})
+        if (engine.durability.copies(proved), engine.durability.copies(plain)) != (2, 1):
+            raise AssertionError("one replica is needed, in step from the start")
+        batch = one_record_batch(b"x" * record_bytes)
+        served, ratios, cpu = 0, [], time.process_time()
+        for number in range(TURNS + 1):
+            rates = {}
+            for topic in (proved, plain) if number % 2 else (plain, proved):
+                rates[topic.name], count = await turn(engine, topic, callers, seconds, batch)
+                served += count
+            if number:  # the first was to warm up
+                ratios.append(rates["plain"] / rates["proved"])
+        cpu_us = (time.process_time() - cpu) / served * 1e6
+        return {"cost": (statistics.median(ratios) - 1) * 100, "cpu_us": cpu_us, "served": served, **rates}
+
+
+def probes(**arguments: Any) -> dict[str, Any]:
+    """One run; see the module."""
+    return uvloop.run(load(**arguments))
+
+
+if __name__ == "__main__":
+    run(probes)
