@@ -307,8 +307,8 @@ async def sdk_app(config: dict[str, Any], leaving: threading.Event) -> None:
 
     @app.topic(config["topic"], value=int).subscribe(group=config["group"], parallel_by_key=8)
     async def handle(number: int, ctx: Context) -> None:
+        await asyncio.sleep(config.get("handler_s", 0.002))
         tell(record=[ctx.record.partition, ctx.record.offset, number])
-        await asyncio.sleep(0.002)
 
     told = Telling()
     async with app:
