@@ -61,6 +61,22 @@ MEASURES: dict[str, Measure] = {
         Measure("serial_p99", "serial produce latency, p99", "ms", 2, at_most=1.0),
         Measure("end_to_end_p50", "produce to consumer, paced 200/s, p50", "ms", 2, at_most=1.0),
         Measure("end_to_end_p99", "produce to consumer, paced 200/s, p99", "ms", 2, at_most=5.0),
+        Measure(
+            "sdk_end_to_end_p50",
+            "SDK produce to consumer, paced 200/s, p50",
+            "ms",
+            2,
+            at_most=1.0,
+            judged=("valkey", "redis"),
+        ),
+        Measure(
+            "sdk_end_to_end_p99",
+            "SDK produce to consumer, paced 200/s, p99",
+            "ms",
+            2,
+            at_most=5.0,
+            judged=("valkey", "redis"),
+        ),
         Measure("one_record", "one-record produce requests, 16 × 4 in flight", "requests/s", at_least=20_000),
         Measure(
             "appends",

@@ -121,6 +121,16 @@ def latency(contender: Contender, sizes: Sizes) -> Samples:
     }
 
 
+def sdk_latency(contender: Contender, sizes: Sizes) -> Samples:
+    """Paced records from the SDK's producer to its waiting consumer, without a broker."""
+    with contender.storage() as running:
+        load: dict[str, Any] = {"topic": "paced", "record_bytes": 100, "records_per_s": 200}
+        paced, cpu = run_client(
+            "sdk_end_to_end", running, storage=running.storage_url, records=sizes.paced_records, **load
+        )
+    return {"sdk_end_to_end_p50": Sample(paced["p50_ms"], cpu), "sdk_end_to_end_p99": Sample(paced["p99_ms"], cpu)}
+
+
 def one_record(contender: Contender, sizes: Sizes) -> Samples:
     """Many small produce requests at once."""
     with contender.run() as running:
@@ -303,6 +313,7 @@ WORKLOADS = (
     Workload(housekeeping, ("trim_p99_ratio", "compaction", "compaction_cpu"), ("valkey", "redis")),
     Workload(one_record, ("one_record",)),
     Workload(latency, ("serial_p50", "serial_p99", "end_to_end_p50", "end_to_end_p99")),
+    Workload(sdk_latency, ("sdk_end_to_end_p50", "sdk_end_to_end_p99"), ("valkey", "redis")),
     Workload(
         groups,
         (

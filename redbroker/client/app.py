@@ -31,6 +31,8 @@ from redbroker.client.types import ConsumerRecord, Sent
 from redbroker.errors import ErrorCode, KafkaError
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from redbroker.client.testing import AppTest
 
 __all__ = ["RedBroker", "TypedTopic"]
@@ -96,6 +98,7 @@ class TypedTopic(Generic[K, V]):
         undecodable: Undecodable = "raise",
         to: str | None = None,
         drain_s: float = 10.0,
+        stuck_after_s: float = 300.0,
         **settings: Any,
     ) -> Callable[[H], H]:
         """Handle this topic's records as a member of `group`; the handler takes the value, or value and `Context`.
@@ -104,14 +107,25 @@ class TypedTopic(Generic[K, V]):
         `dlq`: what becomes of a record whose handler raises; without them the app stops there. `undecodable`: `raise`
         (the app stops), `skip` (counted) or `dead-letter`. `to`: topic of what the handler returns, unless None.
         `drain_s` bounds how long running handlers may finish when a partition goes or the app stops; then they are
-        cancelled, and their records are handled again. Further settings are the consumer's. Functions that are not
-        async run in threads, which cannot be cancelled.
+        cancelled, and their records are handled again. `stuck_after_s`: the app is not healthy while a handler has had
+        one record for longer. Further settings are the consumer's. Functions that are not async run in threads, which
+        cannot be cancelled.
         """
 
         def register(handler: H) -> H:
             self.app.add(
                 Subscription(
-                    self, group, handler, parallel_by_key, retry, dlq, undecodable, to, drain_s, settings=settings
+                    self,
+                    group,
+                    handler,
+                    parallel_by_key,
+                    retry,
+                    dlq,
+                    undecodable,
+                    to,
+                    drain_s,
+                    stuck_after_s,
+                    settings=settings,
                 )
             )
             return handler
@@ -130,6 +144,7 @@ class RedBroker:
         self.subscriptions: list[Subscription] = []
         self.running: list[Running] = []
         self.failure: BaseException | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None  # where it runs, while it runs
         self._producer: Producer | None = None
         self._stack: contextlib.AsyncExitStack | None = None
         self._ended = asyncio.Event()
@@ -199,12 +214,13 @@ class RedBroker:
                 task.add_done_callback(self._over)
             stack.push_async_callback(self._stop, tasks)
             self._stack = stack.pop_all()
+        self.loop = asyncio.get_running_loop()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stack, self._stack = self._stack, None
+        stack, self._stack, self.loop = self._stack, None, None
         if stack is not None:
             await stack.aclose()
         self._producer = None
@@ -275,11 +291,12 @@ class RedBroker:
                 {
                     "topic": each.subscription.topic.name,
                     "group": each.subscription.group,
-                    "state": found.state,
+                    "state": "stuck" if each.hangs else found.state,
                     "lag_records": found.lag_records,
                     "lag_s": found.lag_s,
                     "partitions": len(found.assignment),
                     "in_flight": each.lanes.in_flight,
+                    "oldest_s": each.lanes.oldest_s,
                     "handled": each.counts.handled,
                     "retried": each.counts.retried,
                     "dead": each.counts.dead,
@@ -294,6 +311,16 @@ class RedBroker:
             "failure": None if self.failure is None else str(self.failure),
             "subscriptions": parts,
         }
+
+    def counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Records this app has sent, by topic: those that are stored, and those that failed."""
+        return ({}, {}) if self._producer is None else self._producer.counts()
+
+    def metrics(self, registry: CollectorRegistry) -> None:
+        """Add this app's figures to a Prometheus registry, for as long as that lives: `redbroker.client.metrics`."""
+        from redbroker.client.metrics import AppMetrics
+
+        registry.register(AppMetrics(self))
 
     def test(self) -> AppTest:
         """The app without a server, for tests: see `redbroker.client.testing`."""

@@ -7,7 +7,8 @@
 
 Nothing is written twice: each class wraps the asynchronous one. All of a process share one thread, which runs their
 event loop and ends with the last of them; a call from any thread hands its work to it and waits. Ctrl-C cancels the
-work and raises as usual. What is still open when the interpreter ends is closed then, bounded as `close` is.
+work and raises as usual. What is still open when the interpreter ends is closed then, bounded as `close` is; records
+that a consumer had handed out last do not count as done in that case.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast
 
+import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from redbroker.client.admin import Admin as AsyncAdmin
+from redbroker.client.consumer import Consumer as AsyncConsumer
 from redbroker.client.producer import Producer as AsyncProducer
-from redbroker.client.types import Sent
+from redbroker.client.types import ConsumerRecord, Sent
 
 __all__ = ["Admin", "Consumer", "Producer"]
 
@@ -54,15 +57,27 @@ def waits(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callab
     return blocking
 
 
+def calls(method: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """The same for a method that does not wait: it is called in the loop, where the client lives."""
+    return waits(cast(Any, method))
+
+
+class ClosedMeanwhile(RuntimeError):
+    """Somebody else closed the client that a call was waiting for."""
+
+
 class Blocking:
     """An asynchronous client and the loop it lives in. Constructors do no I/O; `with`, or `open` and `close`."""
 
     wrapped: ClassVar[str]
     """`module:class` of the asynchronous one."""
+    ends_calls: ClassVar[bool] = False
+    """Whether closing ends the calls of other threads, instead of waiting for them."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         self._client: Any = self._class()(*args, **settings)  # a wrong setting is told here
         self._portal: BlockingPortal | None = None
+        self._calls: set[Call] = set()
 
     @classmethod
     def _class(cls) -> Any:
@@ -75,7 +90,7 @@ class Blocking:
             raise RuntimeError("This client is open already.")
         portal = LOOP.enter()
         try:
-            _wait(portal, self._client.__aenter__)
+            Call(portal, self._client.__aenter__).wait()
         except BaseException:
             LOOP.leave()
             raise
@@ -85,12 +100,20 @@ class Blocking:
 
     def close(self) -> None:
         """Close; a producer delivers first what it has taken. Closing twice is no error."""
+        self._close(None)
+
+    def _close(self, error: BaseException | None) -> None:
+        """Close as a `with` block does that ends with this error."""
         portal, self._portal = self._portal, None
         if portal is None:
             return
         OPEN.discard(self)
+        if self.ends_calls:
+            for call in tuple(self._calls):
+                call.give_up()
+        kind = None if error is None else type(error)
         try:
-            _wait(portal, functools.partial(self._client.__aexit__, None, None, None))
+            Call(portal, functools.partial(self._client.__aexit__, kind, error, None)).wait()
         finally:
             LOOP.leave()
 
@@ -100,18 +123,26 @@ class Blocking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._close(error)
 
     def _wait(self, name: str, args: Any, kwargs: Any) -> Any:
         """Call a method of the client in its loop and wait for what it gives."""
-        if self._portal is None:
-            raise RuntimeError(f"This {type(self).__name__.lower()} is not open: use it inside `with`.")
+        portal, role = self._portal, type(self).__name__.lower()
+        if portal is None:
+            raise RuntimeError(f"This {role} is not open: use it inside `with`.")
 
-        async def call() -> Any:
+        async def work() -> Any:
             result = getattr(self._client, name)(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result
 
-        return _wait(self._portal, call)
+        call = Call(portal, work, f"This {role} was closed by another thread.")
+        self._calls.add(call)
+        try:
+            if self._portal is None and self.ends_calls:  # closed since: `_close` may have missed this one
+                call.give_up()
+            return call.wait()
+        finally:
+            self._calls.discard(call)
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else the client has: methods wait, properties and values are as they are."""
@@ -191,22 +222,68 @@ class Consumer(Blocking):
 
     with Consumer("orders", storage="redis://localhost:6379", group_id="billing") as consumer:
         for record in consumer: ...
+
+    Any thread may `close` it: the loop over it ends, other calls under way raise RuntimeError, and what the reading
+    thread had in hand does not count as done. A call into the loop is paid per record: `getmany` is many times faster.
+    A rebalance listener is called in the loop's thread.
     """
 
     wrapped = "redbroker.client.consumer:Consumer"
+    ends_calls = True
 
-    def __iter__(self) -> Iterator[Any]:
-        records: AsyncIterator[Any] = self._client.__aiter__()
-        while True:
-            try:
-                yield self._next(records)
-            except StopAsyncIteration:
-                return
+    subscribe = calls(AsyncConsumer.subscribe)
+    unsubscribe = waits(AsyncConsumer.unsubscribe)
+    assign = calls(AsyncConsumer.assign)
+    assignment = calls(AsyncConsumer.assignment)
+    pause = calls(AsyncConsumer.pause)
+    resume = calls(AsyncConsumer.resume)
+    position = waits(AsyncConsumer.position)
+    seek = waits(AsyncConsumer.seek)
+    seek_to_beginning = waits(AsyncConsumer.seek_to_beginning)
+    seek_to_end = waits(AsyncConsumer.seek_to_end)
+    seek_to_time = waits(AsyncConsumer.seek_to_time)
+    beginning_offsets = waits(AsyncConsumer.beginning_offsets)
+    end_offsets = waits(AsyncConsumer.end_offsets)
+    offsets_for_times = waits(AsyncConsumer.offsets_for_times)
+    commit = waits(AsyncConsumer.commit)
+    commit_nowait = calls(AsyncConsumer.commit_nowait)
+    committed = waits(AsyncConsumer.committed)
+    health = calls(AsyncConsumer.health)
 
-    def _next(self, records: AsyncIterator[Any]) -> Any:
+    _reader = 0  # the thread that has, or may have, records in hand; 0 when nobody knows what is
+    _getmany = waits(AsyncConsumer.getmany)
+
+    def getmany(self, max_records: int = 500, timeout_ms: float = 1_000) -> list[ConsumerRecord]:
+        """Up to so many records, in order per partition; an empty list when none came in time."""
+        with self._reading():
+            return self._getmany(max_records, timeout_ms)
+
+    def __iter__(self) -> Iterator[ConsumerRecord]:
         if self._portal is None:
             raise RuntimeError("This consumer is not open: use it inside `with`.")
-        return _wait(self._portal, records.__anext__)
+        return self
+
+    def __next__(self) -> ConsumerRecord:
+        if self._portal is None:
+            raise StopIteration
+        try:
+            with self._reading():
+                record: ConsumerRecord = self._wait("__anext__", (), {})
+                return record
+        except ClosedMeanwhile:
+            raise StopIteration from None
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Note who reads; one that was interrupted may have been handed records that it never saw."""
+        self._reader = 0
+        yield
+        self._reader = threading.get_ident()
+
+    def _close(self, error: BaseException | None) -> None:
+        if self._reader != threading.get_ident():
+            error = error or ClosedMeanwhile("Records in hand are not done.")
+        super()._close(error)
 
 
 # --- the loop they share --------------------------------------------------------------------------------------------
@@ -238,18 +315,41 @@ class Loop:
                 self._stack.close()
 
 
-def _wait(portal: BlockingPortal, work: Callable[[], Any]) -> Any:
-    """What the work gives; if this thread is interrupted meanwhile, the work is cancelled."""
+class Call:
+    """Work in the loop that can be given up from any thread, even while nobody knows yet whether it was started."""
 
-    async def run() -> Any:
-        return await work()
+    def __init__(self, portal: BlockingPortal, work: Callable[[], Awaitable[Any]], why: str = "") -> None:
+        self._portal, self._work, self._why = portal, work, why
+        self._scope: anyio.CancelScope | None = None
+        self._given_up = self._ended = False
 
-    future = portal.start_task_soon(run)
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
+    def wait(self) -> Any:
+        """What the work gives, or `ClosedMeanwhile`; an interrupted wait gives it up."""
+        try:
+            return self._portal.start_task_soon(self._run).result()
+        except BaseException:
+            self.give_up()
+            raise
+
+    async def _run(self) -> Any:
+        try:
+            with anyio.CancelScope() as self._scope:
+                if not self._given_up:
+                    return await self._work()
+        finally:
+            self._ended = True
+        raise ClosedMeanwhile(self._why)
+
+    def give_up(self) -> None:
+        """Cancel the work; no harm when it is done."""
+        self._given_up = True
+        if not self._ended:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and all its work
+                self._portal.start_task_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 LOOP = Loop()
@@ -262,7 +362,7 @@ LEFT_BEHIND: list[Loop] = []
 def _close_all() -> None:
     for client in list(OPEN):
         with contextlib.suppress(Exception):
-            client.close()
+            client._close(ClosedMeanwhile("The program ended before it was closed."))
 
 
 def _after_fork() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from redbroker.client.config import ClientConfig
 from redbroker.types import TopicPartition
 
 __all__ = ["ConsumerConfig", "RebalanceListener"]
+
+DURATION = TypeAdapter(timedelta)
 
 
 class ConsumerConfig(ClientConfig):
@@ -22,8 +26,10 @@ class ConsumerConfig(ClientConfig):
     )
     group_remote_assignor: Literal["uniform", "range"] | None = Field(None, description="Wish for an assignor.")
     client_rack: str | None = Field(None, min_length=1, description="Rack of this client, told to the group.")
-    auto_offset_reset: Literal["earliest", "latest", "none"] = Field(
-        "latest", description="Where to start when nothing is committed, or what was is gone; none: an error."
+    auto_offset_reset: str = Field(
+        "latest",
+        description="Where to start when nothing is committed, or what was is gone: earliest, latest, by_duration:PT1H"
+        " (with what is no older than that; ISO 8601), none (an error).",
     )
     enable_auto_commit: bool = Field(True, description="Commit what the caller is done with, from time to time.")
     auto_commit_interval_ms: int = Field(5_000, ge=10, description="How often that happens.")
@@ -46,6 +52,30 @@ class ConsumerConfig(ClientConfig):
     )
     key_deserializer: Callable[[bytes], Any] | None = Field(None, description="Makes a key of its bytes.")
     value_deserializer: Callable[[bytes], Any] | None = Field(None, description="Makes a value of its bytes.")
+
+    @field_validator("auto_offset_reset")
+    @classmethod
+    def _is_a_reset(cls, policy: str) -> str:
+        if policy not in ("earliest", "latest", "none") and _duration_ms(policy) is None:
+            raise PydanticCustomError("reset", "it is earliest, latest, none, or a duration as in by_duration:PT1H")
+        return policy
+
+    @property
+    def reset_duration_ms(self) -> int | None:
+        """How old records may be that `auto_offset_reset` starts with; None where it is no duration."""
+        return _duration_ms(self.auto_offset_reset)
+
+
+def _duration_ms(policy: str) -> int | None:
+    """The milliseconds of `by_duration:P…` (KIP-1106); None of anything else, negative ones included."""
+    kind, _, duration = policy.partition(":")
+    if kind != "by_duration" or not duration.startswith("P"):
+        return None
+    try:
+        ago = DURATION.validate_python(duration)
+    except ValidationError:
+        return None
+    return ago // timedelta(milliseconds=1) if ago >= timedelta() else None
 
 
 class RebalanceListener:

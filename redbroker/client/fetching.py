@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from redbroker.client.positions import EARLIEST, LATEST, LogTruncated, Position
@@ -95,6 +95,11 @@ class Fetcher:
         """The part of `prefetch_bytes` each partition may use; it is filled again once half empty."""
         return max(2, self._config.prefetch_bytes // max(1, len(self._positions)))
 
+    def taken(self, of: Position, before: int) -> None:
+        """Batches were taken out of a buffer that held `before` bytes: fetch again when it is half empty by that."""
+        if before >= self.share // 2 > of.buffered_bytes:
+            self.rest.end()
+
     # --- where to start ------------------------------------------------------------------------------------------
 
     async def _place(self) -> None:
@@ -138,12 +143,14 @@ class Fetcher:
 
     async def reset(self, each: Position, why: str) -> None:
         """Go where `auto_offset_reset` says; with `none`, the caller is told."""
-        policy = self._config.auto_offset_reset
+        policy, ago_ms = self._config.auto_offset_reset, self._config.reset_duration_ms
         if policy == "none":
             each.error = KafkaError(
                 ErrorCode.OFFSET_OUT_OF_RANGE, f"{each.partition}: {why}, and auto_offset_reset is none: seek first."
             )
             self.arrived.set()
+        elif ago_ms is not None:
+            await self._place_by_time(each, max(0, int(time.time() * 1000) - ago_ms))
         else:
             await self._place_at(each, EARLIEST if policy == "earliest" else LATEST)
 
@@ -185,7 +192,7 @@ class Fetcher:
         ready = [
             each for each in self._positions.values()
             if each.placed and each.readable and each.error is None and 2 * each.buffered_bytes < share
-            and each.wait_until_s <= now_s
+            and each.wait_until_s <= now_s and (each.topic is not None or self._known(each))
         ]  # fmt: skip
         if not ready or room <= 0:
             held_up = any(not each.placed or each.wait_until_s > now_s for each in self._positions.values())
@@ -295,11 +302,3 @@ class Fetcher:
         else:
             await self.reset(each, "its epoch is unknown to the log")
         return True
-
-
-def lag_s(positions: Iterable[Position], now_ms: int) -> float:
-    """The age of the oldest buffered record that was not handed out yet, in seconds; 0 where all are read."""
-    oldest = [
-        int.from_bytes(each.batches[0].batch[27:35], "big", signed=True) for each in positions if each.batches
-    ]  # firstTimestamp of a batch
-    return max(0.0, (now_ms - min(oldest)) / 1000) if oldest else 0.0

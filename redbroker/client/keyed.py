@@ -11,6 +11,7 @@ ones included, so a slow handler holds the reader back and memory stays bounded.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Hashable
 from typing import Generic, NamedTuple, TypeVar
@@ -63,13 +64,16 @@ class Lanes(Generic[R]):
     What `handle` raises ends the work: `put` and `drained` raise it, and nothing behind the record is done.
     """
 
-    def __init__(self, handle: Callable[[R], Awaitable[None]], *, parallel: int, most: int) -> None:
+    def __init__(
+        self, handle: Callable[[R], Awaitable[None]], *, parallel: int, most: int,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         if parallel < 1 or most < parallel:
             raise ValueError(f"parallel = {parallel} and most = {most} are wrong: 1 <= parallel <= most.")
-        self._handle, self._parallel, self._most = handle, parallel, most
+        self._handle, self._parallel, self._most, self._now_s = handle, parallel, most, now_s
         self._waiting: dict[Hashable, deque[Item[R]]] = {}  # by lane, the running lanes' too
         self._ready: deque[Hashable] = deque()  # lanes that wait for a handler
-        self._running: dict[asyncio.Task[None], TopicPartition] = {}
+        self._running: dict[asyncio.Task[None], tuple[TopicPartition, float]] = {}  # since when; the oldest first
         self._marks: dict[TopicPartition, LowWater] = {}
         self._in_flight: dict[TopicPartition, int] = {}
         self._moved = asyncio.Event()
@@ -79,6 +83,13 @@ class Lanes(Generic[R]):
     def in_flight(self) -> int:
         """Records taken up and not done with."""
         return sum(self._in_flight.values())
+
+    @property
+    def oldest_s(self) -> float:
+        """How long the handler that began first, of those that run, has had its record."""
+        for _, since in self._running.values():
+            return self._now_s() - since
+        return 0.0
 
     async def put(
         self, place: TopicPartition, offset: int, lane: Hashable, record: R, *,
@@ -127,7 +138,7 @@ class Lanes(Generic[R]):
                 if item.place in places:
                     self._in_flight[item.place] -= 1
             self._waiting[lane] = kept
-        running = [task for task, place in self._running.items() if place in places]
+        running = [task for task, (place, _) in self._running.items() if place in places]
         if running:
             _, late = await asyncio.wait(running, timeout=timeout_s)
             for task in late:
@@ -155,7 +166,7 @@ class Lanes(Generic[R]):
                 continue
             item = waiting.popleft()
             task = asyncio.get_running_loop().create_task(self._one(item))
-            self._running[task] = item.place
+            self._running[task] = item.place, self._now_s()
             task.add_done_callback(lambda task, lane=lane, item=item: self._ended(task, lane, item))  # type: ignore[misc]
 
     async def _one(self, item: Item[R]) -> None:

@@ -97,17 +97,12 @@ class Membership:
 
     async def _beat(self) -> None:
         """One heartbeat, and what comes of it."""
-        loop = asyncio.get_running_loop()
-        late_s = loop.time() - self._heard_s
-        if self.epoch > 0 and late_s > self._session_s:
-            log.warning(
-                "Group %r: no heartbeat for %.1f s, longer than the session of %.1f s: the event loop was blocked, or"
-                " Redis was away. Code that computes for long belongs in a thread.",
-                self.group, late_s, self._session_s,
-            )  # fmt: skip
+        late = self._late()
         told, owned = self._told_owned, self.owned
         heard: Heard = await self._engine.heartbeats.hear(self.group, self._heartbeat(told))
-        self._heard_s = loop.time()
+        if not late:
+            self._late()  # the loop may as well stand still while a heartbeat is on its way
+        self._heard_s = asyncio.get_running_loop().time()
         if not told and self.owned == owned:
             self._told_owned = True
         self.epoch, self.settled, self.last_error = heard.member_epoch, heard.settled, None
@@ -118,6 +113,18 @@ class Membership:
         self._answered.set()
         if self.target != self.owned and (self._reconciling is None or self._reconciling.done()):
             self._reconciling = asyncio.create_task(self._reconcile())
+
+    def _late(self) -> bool:
+        """Whether the session may be over by now, told with its cause."""
+        late_s = asyncio.get_running_loop().time() - self._heard_s
+        if self.epoch <= 0 or late_s <= self._session_s:
+            return False
+        log.warning(
+            "Group %r: no heartbeat for %.1f s, longer than the session of %.1f s: the event loop was blocked, or"
+            " Redis was away. Code that computes for long belongs in a thread.",
+            self.group, late_s, self._session_s,
+        )  # fmt: skip
+        return True
 
     def _heartbeat(self, told: bool) -> ConsumerHeartbeat:
         config, joins = self._config, self.epoch == 0

@@ -21,22 +21,22 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from redbroker.client.errors import DeliveryError, ProducerRecord
+from redbroker.client.batch import Batch
 from redbroker.client.types import Sent
 from redbroker.engine.log import Append, Appended
 from redbroker.errors import ErrorCode, KafkaError
-from redbroker.wire.records import HEADER_BYTES, Record, build_batch, read_header, stamp_append_time
+from redbroker.wire.records import HEADER_BYTES, read_header
 
 if TYPE_CHECKING:
     from redbroker.engine import Engine
     from redbroker.engine.topics import Topic
 
-__all__ = ["Batch", "Outbox", "Way"]
+__all__ = ["Outbox", "Way"]
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +51,11 @@ TOPIC_CHANGED = frozenset({ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, ErrorCode.UNKNO
 GAP = frozenset({ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode.INVALID_PRODUCER_EPOCH})
 """Answers that tell for certain that a batch is not stored under its number, nor can be."""
 
-new_tuple = tuple.__new__
-RecordFields = tuple[int, int, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
-
 
 @dataclass
 class Way:
     """What all outboxes of a producer share; `finished` hears of every batch that is settled, `urgent` counts those
-    who wait for everything to leave."""
+    who wait for everything to leave, `sent` and `failed` count records by topic."""
 
     engine: Engine
     finished: Callable[[Batch], None]
@@ -73,30 +70,10 @@ class Way:
     pause_s: float
     pause_max_s: float
     urgent: int = 0
+    sent: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
     unfinished: set[Batch] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-
-class Batch:
-    """Records that travel together: `(place, timestamp, key, value, headers)` and a future for each."""
-
-    __slots__ = (
-        "deadline", "done", "encoded", "first", "futures", "nbytes", "number", "outbox", "records", "sequence",
-        "underway",
-    )  # fmt: skip
-
-    def __init__(self, outbox: Outbox, number: int, deadline: float, done: asyncio.Future[None]) -> None:
-        self.outbox = outbox
-        self.number = number
-        self.records: list[RecordFields] = []
-        self.futures: list[asyncio.Future[Sent]] = []
-        self.nbytes = 0
-        self.deadline = deadline
-        self.done = done
-        self.underway = False
-        self.first = False  # nothing older was unsettled when it was last sent
-        self.sequence = -1
-        self.encoded = b""
 
 
 class Outbox:
@@ -140,12 +117,9 @@ class Outbox:
         batch = self._open
         if batch is None or batch.nbytes + nbytes > self._limit:
             batch = self._begin()
-        records = batch.records
-        records.append((len(records), timestamp_ms, key, value, headers))
-        batch.nbytes += nbytes
         if future is None:
             future = self._create_future()
-        batch.futures.append(future)
+        batch.add(timestamp_ms, key, value, headers, nbytes, future)
         return future
 
     def _begin(self) -> Batch:
@@ -216,25 +190,8 @@ class Outbox:
         """Number the batch, the first time, and make its bytes."""
         if self._way.idempotent and batch.sequence < 0:
             batch.sequence = self._sequence
-            self._sequence = (self._sequence + len(batch.records)) & SEQUENCE_MASK
-
-        def build(codec: str) -> bytes:
-            return build_batch(
-                cast(list[Record], batch.records),  # bare tuples of a record's fields
-                codec,
-                producer_id=self._producer_id,
-                producer_epoch=self._epoch,
-                base_sequence=batch.sequence,
-            )
-
-        encoded = build(self._way.codec)
-        if len(encoded) > self.topic.max_message_bytes and self._way.codec != "none":
-            encoded = build("none")  # random bytes become more when compressed
-        if self.topic.log_append_time:
-            now_ms = time.time_ns() // 1_000_000
-            encoded = stamp_append_time(encoded, now_ms)
-            batch.records = [(place, now_ms, *rest) for place, _, *rest in batch.records]  # type: ignore[misc]
-        batch.encoded = encoded
+            self._sequence = (self._sequence + len(batch.futures)) & SEQUENCE_MASK
+        batch.encode(self.topic, self._way.codec, self._producer_id, self._epoch)
 
     # --- answers -----------------------------------------------------------------------------------------------
 
@@ -332,24 +289,17 @@ class Outbox:
     def _settle(self, batch: Batch, appended: Appended) -> None:
         """Tell everybody who waits where the records are; those who were cancelled wait no more."""
         self._remove(batch)
-        topic, partition = self.topic.name, self.partition
-        offset, step = (appended.base_offset, 1) if appended is not NOWHERE else (-1, 0)
-        for future, record in zip(batch.futures, batch.records, strict=True):
-            if not future.done():
-                future.set_result(new_tuple(Sent, (topic, partition, offset, record[1])))
-            offset += step
+        self._way.sent[self.topic.name] += len(batch.futures)
+        batch.settle(self.topic.name, self.partition, None if appended is NOWHERE else appended.base_offset)
         self._finish(batch)
 
     def _fail(self, batch: Batch, error: KafkaError) -> None:
         """Tell everybody who waits that it failed, and the log once, for those who never ask."""
         self._remove(batch)
         name, count = self.topic.name, len(batch.futures)
+        self._way.failed[name] += count
         log.error("%d records for %s-%d were not delivered: %s", count, name, self.partition, error)
-        for future, (_, timestamp_ms, key, value, headers) in zip(batch.futures, batch.records, strict=True):
-            if not future.done():
-                record = ProducerRecord(name, value, key, headers, self.partition, timestamp_ms)
-                future.set_exception(DeliveryError(error.code, error.message, record))
-                future.exception()  # it was told above: asyncio need not tell it again for every record
+        batch.fail(name, self.partition, error)
         self._finish(batch)
 
     def give_up(self, error: KafkaError) -> None:

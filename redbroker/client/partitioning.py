@@ -36,12 +36,12 @@ def keyed(key: bytes, partitions: int) -> int:
     return _cached(key, partitions) if len(key) <= CACHED_KEY_BYTES_MAX else partition_of(key, partitions)
 
 
-def next_sticky(outboxes: Sequence[Outbox], current: int) -> int:
-    """The partition for the keyless records to come, another one where there is one."""
+def next_sticky(outboxes: Sequence[Outbox], current: int) -> Outbox:
+    """The outbox for the keyless records to come, another one where there is one."""
     others = len(outboxes) - 1
-    if not others:
-        return 0
-    one, two = ((current + 1 + random.randrange(others)) % (others + 1) for _ in range(2))
-    chosen = one if outboxes[one].waiting_bytes <= outboxes[two].waiting_bytes else two
-    outboxes[chosen].left_bytes = 0
+    chosen = outboxes[0]
+    if others:
+        one, two = (outboxes[(current + 1 + random.randrange(others)) % (others + 1)] for _ in range(2))
+        chosen = one if one.waiting_bytes <= two.waiting_bytes else two
+    chosen.left_bytes = 0
     return chosen

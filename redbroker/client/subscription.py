@@ -25,6 +25,7 @@ from redbroker.client.consumer_config import RebalanceListener
 from redbroker.client.context import Context
 from redbroker.client.keyed import Lanes
 from redbroker.client.retries import NEVER, Retry, failure_of, headers_after, retry_topic
+from redbroker.client.tracing import failed, processing
 from redbroker.client.types import ConsumerRecord, OffsetAndMetadata
 from redbroker.errors import KafkaError
 from redbroker.types import TopicPartition
@@ -64,6 +65,7 @@ class Subscription:
     undecodable: Undecodable = "raise"
     to: str | None = None
     drain_s: float = 10.0
+    stuck_after_s: float = 300.0
     commit_interval_s: float = 0.2
     in_flight_max: int = 1_000
     settings: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +79,8 @@ class Subscription:
             raise ValueError(
                 f"parallel_by_key = {self.parallel_by_key} is wrong: 1 to in_flight_max, {self.in_flight_max}."
             )
+        if self.stuck_after_s <= 0:
+            raise ValueError(f"stuck_after_s = {self.stuck_after_s} is wrong: above 0.")
         if self.dlq == self.topic.name:
             raise ValueError(f"dlq = {self.dlq!r} is wrong: dead letters would be handled again at once, for ever.")
 
@@ -112,6 +116,11 @@ class Running(RebalanceListener):
     def _width(self) -> int:
         """How many handlers run at once; without keys, one for each of some partitions."""
         return max(self.subscription.parallel_by_key, 1 if self.subscription.parallel_by_key > 1 else 16)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a handler has had its record for more than `stuck_after_s`."""
+        return self.lanes.oldest_s > self.subscription.stuck_after_s
 
     # --- reading and committing ----------------------------------------------------------------------------------
 
@@ -216,11 +225,16 @@ class Running(RebalanceListener):
     # --- one record ----------------------------------------------------------------------------------------------
 
     async def _handle(self, record: ConsumerRecord) -> None:
+        with processing(record, self.subscription.group) as span:
+            await self._attempt(record, span)
+
+    async def _attempt(self, record: ConsumerRecord, span: Any) -> None:
         subscription = self.subscription
         try:
             decoded = subscription.topic.decode(record)
         except Exception as wrong:
             await self._undecodable(record, wrong)
+            failed(span, wrong)
             return
         context = Context(decoded, failure_of(record), subscription.group, self._app.send)
         try:
@@ -229,6 +243,7 @@ class Running(RebalanceListener):
                 await self._app.send(subscription.to, result, key=decoded.key)
         except Exception as error:
             await self._failed(record, context.attempt, error)
+            failed(span, error)
             return
         self.counts.handled += 1
 

@@ -19,6 +19,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -47,33 +48,26 @@ PRODUCER_EPOCH_MS = 1_767_225_600_000
 """2026-01-01: 41 bits of milliseconds from here reach to 2095."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Engine:
     """One process's engine, made by `Engine.open`. `checks` are the risks found in the servers' settings."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        storage: Storage,
-        tail: Tail,
-        topics: Topics,
-        log: Log,
-        workers: Workers,
-        durability: Durability,
-        groups: Groups,
-        heartbeats: Heartbeats,
-        offsets: Offsets,
-        survey: Survey,
-        pressure: Pressure,
-        janitor: Janitor,
-        cluster_id: str,
-        checks: list[Finding],
-    ) -> None:
-        self.settings, self.storage, self.tail = settings, storage, tail
-        self.topics, self.log, self.workers, self.durability = topics, log, workers, durability
-        self.groups, self.heartbeats, self.offsets, self.survey = groups, heartbeats, offsets, survey
-        self.pressure, self.janitor = pressure, janitor
-        self.cluster_id, self.checks = cluster_id, checks
-        self._producer_id = 0
+    settings: Settings
+    storage: Storage
+    tail: Tail
+    topics: Topics
+    log: Log
+    workers: Workers
+    durability: Durability
+    groups: Groups
+    heartbeats: Heartbeats
+    offsets: Offsets
+    survey: Survey
+    pressure: Pressure
+    janitor: Janitor
+    cluster_id: str
+    checks: list[Finding]
+    _producer_id: int = field(default=0, init=False)
 
     def new_producer_id(self) -> int:
         """A producer id nobody else has: 41 bits of milliseconds and 22 random bits, never below the last one.
@@ -165,12 +159,23 @@ async def assemble(
     )
     for work in (topics.run(), workers.run(), tender.run(), pressure.run(), janitor.run()):
         _background(work, stack)
-    heartbeats = Heartbeats(groups, topics)
-    risks = [finding for finding in findings if finding.level == "risk"]
     return Engine(
-        settings, storage, tail, topics, logs, workers, durability, groups, heartbeats, offsets,
-        Survey(storage, settings, topics), pressure, janitor, cluster_id, risks,
-    )  # fmt: skip
+        settings=settings,
+        storage=storage,
+        tail=tail,
+        topics=topics,
+        log=logs,
+        workers=workers,
+        durability=durability,
+        groups=groups,
+        heartbeats=Heartbeats(groups, topics),
+        offsets=offsets,
+        survey=Survey(storage, settings, topics),
+        pressure=pressure,
+        janitor=janitor,
+        cluster_id=cluster_id,
+        checks=[finding for finding in findings if finding.level == "risk"],
+    )
 
 
 async def _embedded(settings: Settings, stack: contextlib.AsyncExitStack) -> str:

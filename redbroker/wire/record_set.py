@@ -75,9 +75,9 @@ def _corrupt(why: str) -> KafkaError:
     return KafkaError(ErrorCode.CORRUPT_MESSAGE, f"The records of a batch are malformed: {why}.")
 
 
-def join_records(records: Iterable[Record], base_offset: int) -> tuple[bytes, int, int, int, int]:
+def join_records(records: Iterable[Record], base_offset: int) -> tuple[bytearray, int, int, int, int]:
     """(bytes, count, last offset delta, first timestamp, max timestamp) of records; -1 for each when there are none."""
-    parts: list[bytes] = []
+    joined = bytearray()
     first_ms = max_ms = last_delta = -1
     count = 0
     for offset, timestamp, key, value, headers in records:
@@ -87,13 +87,33 @@ def join_records(records: Iterable[Record], base_offset: int) -> tuple[bytes, in
             max_ms = timestamp
         count += 1
         last_delta = offset - base_offset
-        head = b"\0" + to_varint(timestamp - first_ms) + to_varint(last_delta)
-        head += NULL if key is None else to_varint(len(key)) + key
-        head += NULL if value is None else to_varint(len(value))
-        tail = _join_headers(headers) if headers else b"\0"
-        nbytes = len(head) + len(tail) + (len(value) if value else 0)
-        parts += to_varint(nbytes), head, value or b"", tail
-    return b"".join(parts), count, last_delta, first_ms, max_ms
+        add_record(joined, timestamp - first_ms, last_delta, key, value, headers)
+    return joined, count, last_delta, first_ms, max_ms
+
+
+def add_record(
+    records: bytearray,
+    delta_ms: int,
+    delta: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]],
+) -> None:
+    """Put one more behind the records; the deltas are from the batch's first timestamp and offset."""
+    head = b"\0" + (VARINTS[delta_ms] if 0 <= delta_ms < VARINTS_MAX else _long_varint(delta_ms))
+    head += VARINTS[delta] if delta < VARINTS_MAX else _long_varint(delta)
+    head += NULL if key is None else to_varint(len(key)) + key
+    if value is None:
+        head += NULL
+        value, nbytes = b"", 0
+    else:
+        nbytes = len(value)
+        head += VARINTS[nbytes] if nbytes < VARINTS_MAX else _long_varint(nbytes)
+    tail = _join_headers(headers) if headers else b"\0"
+    nbytes += len(head) + len(tail)
+    records += (VARINTS[nbytes] if nbytes < VARINTS_MAX else _long_varint(nbytes)) + head
+    records += value
+    records += tail
 
 
 def _join_headers(headers: Sequence[tuple[str, bytes | None]]) -> bytes:

@@ -33,7 +33,7 @@ from redbroker.wire.record_set import Record, Shape, decode_records, join_record
 
 __all__ = [
     "HEADER_BYTES", "BatchHeader", "Record", "build_batch", "check_produced", "decode_batch", "has_null_keys",
-    "iter_records", "read_header", "record_count", "stamp", "stamp_append_time",
+    "iter_records", "read_header", "record_count", "seal_batch", "stamp", "stamp_append_time",
 ]  # fmt: skip
 
 Buffer = bytes | bytearray | memoryview
@@ -283,13 +283,26 @@ def build_batch(
     had before. `codec` is a name of `compression.CODECS`.
     """
     payload, count, last_delta, first_ms, max_ms = join_records(records, base_offset)
-    number = CODECS[codec]
-    attributes = number | TRANSACTIONAL * transactional | CONTROL * control
-    payload = compress(number, payload)
     if last_offset_delta is not None:
         last_delta = last_offset_delta
+    return seal_batch(
+        payload, count, last_delta, first_ms, max_ms, codec, base_offset=base_offset, leader_epoch=leader_epoch,
+        producer_id=producer_id, producer_epoch=producer_epoch, base_sequence=base_sequence,
+        flags=TRANSACTIONAL * transactional | CONTROL * control,
+    )  # fmt: skip
+
+
+def seal_batch(
+    payload: Buffer, count: int, last_delta: int, first_ms: int, max_ms: int, codec: str = "none", *,
+    base_offset: int = 0, leader_epoch: int = -1, producer_id: int = -1, producer_epoch: int = -1,
+    base_sequence: int = -1, flags: int = 0,
+) -> bytes:  # fmt: skip
+    """A batch of records that are bytes already, uncompressed (`record_set.add_record`)."""
+    number = CODECS[codec]
+    if number:
+        payload = compress(number, bytes(payload))
     head = AFTER_CRC.pack(
-        attributes, last_delta, first_ms, max_ms, producer_id, producer_epoch, base_sequence, count
+        number | flags, last_delta, first_ms, max_ms, producer_id, producer_epoch, base_sequence, count
     )  # fmt: skip
     crc = crc32c(payload, crc32c(head))
     length = HEADER_BYTES - LENGTH_END + len(payload)

@@ -171,6 +171,8 @@ def test_an_app_refuses_what_cannot_work() -> None:
         orders.subscribe(group="g", undecodable="dead-letter")(print)
     with pytest.raises(ValueError, match="parallel_by_key = 0"):
         orders.subscribe(group="g", parallel_by_key=0)(print)
+    with pytest.raises(ValueError, match="stuck_after_s = 0"):
+        orders.subscribe(group="g", stuck_after_s=0)(print)
     orders.subscribe(group="g")(lambda order: None)
     with pytest.raises(ValueError, match="handles topic 'orders' already"):
         orders.subscribe(group="g")(lambda order: None)

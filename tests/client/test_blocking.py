@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from redbroker.blocking import Admin, Producer
+from redbroker.blocking import Admin, Consumer, Producer
 from redbroker.client import blocking
 from redbroker.client.errors import DeliveryError
 from redbroker.config import SettingsError
 from redbroker.errors import KafkaError
-from tests.support.servers import Server
+from redbroker.types import TopicPartition
+from tests.support.servers import Server, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,15 +73,139 @@ def test_many_threads_may_use_one_producer(valkey: Server) -> None:
     assert sorted(offsets) == list(range(100))
 
 
+def filled(server: Server, count: int) -> None:
+    with Producer(server.unix_url, num_partitions=1) as producer:
+        for future in [producer.send_nowait("t", b"%d" % n) for n in range(count)]:
+            future.result(30)
+
+
+def reader(server: Server, **settings: object) -> Consumer:
+    return Consumer("t", storage=server.unix_url, auto_offset_reset="earliest", **settings)
+
+
+def test_a_consumer_iterates_gets_many_seeks_and_commits(valkey: Server) -> None:
+    filled(valkey, 20)
+    first = TopicPartition("t", 0)
+    with reader(valkey, group_id="g") as consumer:
+        seen = []
+        for record in consumer:
+            seen.append(record.value)
+            if len(seen) == 5:
+                break
+        assert seen == [b"0", b"1", b"2", b"3", b"4"]
+        assert next(consumer).offset == 5
+        assert [record.offset for record in consumer.getmany(3, timeout_ms=10_000)] == [6, 7, 8]
+        consumer.commit()
+        committed = consumer.committed(first)[first]
+        assert committed is not None and committed.offset == 9
+        assert consumer.assignment() == {first}
+        assert consumer.end_offsets(first) == {first: 20}
+        consumer.seek(first, 19)
+        assert consumer.getmany(timeout_ms=10_000)[0].value == b"19"
+        consumer.pause(first)
+        assert consumer.getmany(timeout_ms=10) == []
+        consumer.resume(first)
+        assert consumer.health().state == "joined"
+        with pytest.raises(KafkaError):
+            consumer.seek(TopicPartition("other", 0), 1)
+    with pytest.raises(RuntimeError, match="This consumer is not open"):
+        iter(consumer)
+    assert threads() == 0
+
+
+def test_what_a_failed_block_had_in_hand_is_handed_out_again(valkey: Server) -> None:
+    filled(valkey, 3)
+    with pytest.raises(ZeroDivisionError), reader(valkey, group_id="g") as consumer:
+        assert next(consumer).offset == 0
+        assert next(consumer).offset == 1
+        raise ZeroDivisionError
+    with reader(valkey, group_id="g") as consumer:
+        assert next(consumer).offset == 1
+
+
+@pytest.mark.parametrize("call", ["for", "getmany"])
+def test_closing_from_another_thread_wakes_who_reads(valkey: Server, call: str) -> None:
+    filled(valkey, 1)
+    consumer = reader(valkey, group_id="g").open()
+    waiting, seen, errors = threading.Event(), [], []
+
+    def read() -> None:
+        try:
+            if call == "for":
+                for record in consumer:
+                    seen.append(record.offset)
+                    waiting.set()
+            else:
+                seen.extend(record.offset for record in consumer.getmany(timeout_ms=30_000))
+                waiting.set()
+                consumer.getmany(timeout_ms=60_000)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    worker = threading.Thread(target=read)
+    worker.start()
+    assert waiting.wait(30)
+    consumer.close()
+    worker.join(30)
+    assert not worker.is_alive()
+    assert seen == [0]
+    assert errors in (
+        [],
+        ["This consumer was closed by another thread."],
+        ["This consumer is not open: use it inside `with`."],
+    )
+    assert bool(errors) == (call == "getmany")
+    assert threads() == 0
+
+
+def test_what_another_thread_has_in_hand_is_not_done_when_this_one_closes(valkey: Server) -> None:
+    filled(valkey, 2)
+    consumer = reader(valkey, group_id="g").open()
+    worker = threading.Thread(target=consumer.getmany, kwargs={"timeout_ms": 30_000})
+    worker.start()
+    worker.join(60)
+    consumer.close()
+    with reader(valkey, group_id="g") as again:
+        assert next(again).offset == 0
+
+
+@pytest.mark.system
+def test_an_interrupt_ends_a_loop_that_waits_for_records(valkey: Server) -> None:
+    filled(valkey, 1)
+    script = f"""
+from redbroker.blocking import Consumer
+try:
+    with Consumer("t", storage={valkey.unix_url!r}, auto_offset_reset="earliest", group_id="g") as consumer:
+        for record in consumer:
+            print(record.offset, flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (said, process.returncode) == ("interrupted\n", 0)
+
+
 @pytest.mark.system
 @pytest.mark.parametrize("end", ["forgotten", "interrupted", "forked"])
 def test_a_script_ends_however_it_ends(valkey: Server, end: str) -> None:
     script = f"""
-import os, sys, time
+import os, sys, threading, time
 from redbroker.blocking import Producer
 producer = Producer({valkey.unix_url!r}, linger_ms={60_000 if end == "interrupted" else 0}).open()
 if {end!r} == "interrupted":
-    print("ready", flush=True)
+    def tell():
+        while not producer._client._way.unfinished:
+            time.sleep(0.01)
+        print("ready", flush=True)
+
+    threading.Thread(target=tell, daemon=True).start()
     try:
         producer.send("t", b"v", partition=0)
     except KeyboardInterrupt:
@@ -105,6 +230,8 @@ else:
         assert process.stdout is not None
         if end == "interrupted":
             assert process.stdout.readline() == "ready\n"
+            with Admin(valkey.unix_url) as admin:
+                wait_until(lambda: bool(admin.list_topics()))  # the record is taken
             process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
     finally:

@@ -3,75 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from redbroker.client.connection import Connection
-from redbroker.client.consumer import Consumer, RebalanceListener
+from redbroker.client.consumer import RebalanceListener
 from redbroker.client.positions import LogTruncated
-from redbroker.engine.log import Append
-from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.machines.consumer_group import ConsumerHeartbeat
 from redbroker.machines.reconciliation import LEAVE
 from redbroker.types import TopicPartition
-from redbroker.wire.records import Record, build_batch, read_header
 from tests.support.clusters import Cluster
+from tests.support.reading import FIRST, append, orders, reader, until, values
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
-FIRST = TopicPartition("orders", 0)
-STEP_S = 0.005
-
-
-@pytest.fixture
-async def connection(valkey: Server) -> AsyncIterator[Connection]:
-    async with Connection(valkey.unix_url) as connection:
-        yield connection
-
-
-async def append(connection: Connection, topic: Topic, *values: bytes, partition: int = 0, **fields: Any) -> None:
-    records = [Record(place, 1_000 + place, None, value) for place, value in enumerate(values)]
-    batch = build_batch(records, **fields)
-    entry = Append(topic, partition, batch, read_header(batch))
-    for _ in range(100):
-        [answer] = await connection.engine.log.append([entry], acks=1, timeout_ms=5_000)
-        if not (isinstance(answer, KafkaError) and answer.code is ErrorCode.NOT_LEADER_OR_FOLLOWER):
-            break
-        await asyncio.sleep(0.05)  # a server that was restarted is not connected to yet; nothing was written
-    assert not isinstance(answer, KafkaError), answer
-
-
-async def orders(connection: Connection, *values: bytes, partitions: int = 1) -> Topic:
-    topic = await connection.engine.topics.create("orders", partitions)
-    if values:
-        await append(connection, topic, *values)
-    return topic
-
-
-def reader(connection: Connection, *topics: str, **settings: Any) -> Consumer:
-    return Consumer(*topics, storage=connection, **{"auto_offset_reset": "earliest", **settings})
-
-
-async def until(condition: Any, within_s: float = 10) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(STEP_S)
-
-
-async def values(consumer: Consumer, count: int) -> list[Any]:
-    found: list[Any] = []
-    async with asyncio.timeout(10):
-        while len(found) < count:
-            found += [each.value for each in await consumer.getmany(count - len(found))]
-    return found
 
 
 async def test_records_come_in_order_and_new_ones_wake_the_reader(connection: Connection) -> None:
@@ -209,38 +156,6 @@ async def test_a_consumer_far_behind_keeps_to_its_prefetch(connection: Connectio
         assert 60_000 < most <= 200_000 + 21_000
 
 
-async def test_members_share_at_once_and_tell_their_listeners(connection: Connection) -> None:
-    await orders(connection, partitions=4)
-    told: list[tuple[str, int]] = []
-
-    class Listener(RebalanceListener):
-        async def on_revoked(self, partitions: Any) -> None:
-            told.append(("revoked", len(partitions)))
-            assert set(partitions) <= first.assignment()
-
-        async def on_assigned(self, partitions: Any) -> None:
-            told.append(("assigned", len(partitions)))
-
-    async with reader(connection, group_id="billing") as first:
-        first.subscribe(["orders"], listener=Listener())
-        await until(lambda: len(first.assignment()) == 4)
-        async with asyncio.timeout(2), reader(connection, "orders", group_id="billing") as second:
-            await until(lambda: len(second.assignment()) == 2 and len(first.assignment()) == 2)
-            assert not first.assignment() & second.assignment()
-            assert second.health().state in ("joined", "rebalancing")
-        await until(lambda: len(first.assignment()) == 4)
-        assert told == [("assigned", 4), ("revoked", 2), ("assigned", 2)]
-
-
-async def test_a_member_without_partitions_is_a_healthy_standby(connection: Connection) -> None:
-    await orders(connection)
-    async with reader(connection, "orders", group_id="billing") as first:
-        await until(lambda: first.assignment())
-        async with reader(connection, "orders", group_id="billing") as second:
-            await until(lambda: second.health().state == "standby")
-            assert second.health().healthy
-
-
 async def test_a_commit_of_what_went_to_another_member_is_refused(connection: Connection) -> None:
     await orders(connection, b"a", b"b")
     settings = {"group_id": "billing", "enable_auto_commit": False}
@@ -253,7 +168,7 @@ async def test_a_commit_of_what_went_to_another_member_is_refused(connection: Co
             async def on_lost(self, partitions: Any) -> None:
                 lost.extend(partitions)
 
-        first._listener = Listener()
+        first._assignment.listener = Listener()
         await until(lambda: second.health().state == "standby")
         assert first._membership is not None
         out = ConsumerHeartbeat(first._membership.member_id, LEAVE)  # as an administrator removes a member
@@ -268,15 +183,6 @@ async def test_a_commit_of_what_went_to_another_member_is_refused(connection: Co
         assert lost == [FIRST]
 
 
-async def test_topics_made_later_are_read_where_the_pattern_matches(connection: Connection) -> None:
-    async with reader(connection, group_id="billing") as consumer:
-        consumer.subscribe(pattern="ord.*")
-        await asyncio.sleep(0.05)
-        topic = await connection.engine.topics.create("orders", 1)
-        await append(connection, topic, b"a")
-        assert await values(consumer, 1) == [b"a"]
-
-
 async def test_it_reads_from_a_cluster(cluster: Cluster) -> None:
     async with Connection(cluster.url) as connection:
         topic = await orders(connection, partitions=6)
@@ -284,41 +190,6 @@ async def test_it_reads_from_a_cluster(cluster: Cluster) -> None:
             await append(connection, topic, b"%d" % number, partition=number)
         async with reader(connection, "orders", group_id="billing") as consumer:
             assert sorted(await values(consumer, 6)) == [b"%d" % number for number in range(6)]
-
-
-MEMBER = """
-import asyncio, sys
-from redbroker.client.consumer import Consumer
-async def main():
-    async with Consumer("orders", storage=sys.argv[1], group_id="billing", group_consumer_session_timeout_ms=1000,
-                        group_tend_ms=100) as consumer:
-        while len(consumer.assignment()) < 2:
-            await consumer.getmany(timeout_ms=10)
-        print("ready", flush=True)
-        await consumer.getmany(timeout_ms=60_000)
-asyncio.run(main())
-"""
-
-
-@pytest.mark.system
-async def test_a_killed_process_is_noticed_where_only_the_sdk_runs(valkey: Server) -> None:
-    settings = {"group_consumer_session_timeout_ms": 1_000, "group_tend_ms": 100}
-    async with Connection(valkey.unix_url, **settings) as connection:
-        await orders(connection, partitions=4)
-        assert not connection.engine.workers.live()
-        async with reader(connection, "orders", group_id="billing") as consumer:
-            await until(lambda: len(consumer.assignment()) == 4)
-            words = [sys.executable, "-c", MEMBER, valkey.unix_url]
-            process = subprocess.Popen(words, stdout=subprocess.PIPE)  # noqa: ASYNC220
-            assert process.stdout is not None
-            with process.stdout as out:
-                try:
-                    assert await asyncio.to_thread(out.readline) == b"ready\n"
-                    await until(lambda: len(consumer.assignment()) == 2)
-                finally:
-                    os.kill(process.pid, signal.SIGKILL)
-                    process.wait()
-            await until(lambda: len(consumer.assignment()) == 4, 20)
 
 
 @pytest.mark.system
@@ -378,18 +249,6 @@ async def test_a_log_cut_back_by_a_failover_is_noticed(reset: str, caplog: pytes
                     assert "cut back to 2" in caplog.text
                     await consumer.seek(FIRST, 2)
                 assert await values(consumer, 1) == [b"e"]
-
-
-async def test_a_blocked_event_loop_is_told_with_its_cause(valkey: Server, caplog: pytest.LogCaptureFixture) -> None:
-    settings = {"group_consumer_session_timeout_ms": 500, "group_consumer_heartbeat_interval_ms": 100}
-    async with Connection(valkey.unix_url, **settings) as connection:
-        topic = await orders(connection)
-        async with reader(connection, "orders", group_id="billing") as consumer:
-            await until(lambda: consumer.health().state == "joined")
-            time.sleep(0.7)  # noqa: ASYNC251 - that is the point
-            await append(connection, topic, b"a")
-            assert await values(consumer, 1) == [b"a"]
-            await until(lambda: "the event loop was blocked" in caplog.text)
 
 
 async def test_a_consumer_that_does_not_go_on_is_stuck(connection: Connection) -> None:

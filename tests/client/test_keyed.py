@@ -151,6 +151,25 @@ async def test_a_handler_that_fails_ends_the_work_and_is_not_committed() -> None
     assert await lanes.close(0) == {HERE: 1}
 
 
+async def test_the_oldest_handler_counts_from_its_own_beginning() -> None:
+    held, now_s = Held(), 100.0
+    lanes = Lanes(held, parallel=2, most=10, now_s=lambda: now_s)
+    assert lanes.oldest_s == 0
+    await lanes.put(HERE, 1, "a", 1)
+    await lanes.put(HERE, 2, "a", 2)  # waits behind it
+    now_s = 103.0
+    await lanes.put(HERE, 3, "b", 3)
+    await settle()
+    assert lanes.oldest_s == 3
+    now_s = 105.0
+    await held.let_go(1)
+    assert lanes.oldest_s == 2
+    await held.let_go(3)
+    assert lanes.oldest_s == 0  # the second one has only now begun
+    await lanes.close(0)
+    assert lanes.oldest_s == 0
+
+
 @pytest.mark.parametrize(("parallel", "most"), [(0, 1), (2, 1)])
 def test_bounds_that_cannot_be_are_refused(parallel: int, most: int) -> None:
     with pytest.raises(ValueError, match="parallel"):

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from redbroker.client.errors import DeliveryError
@@ -115,6 +115,7 @@ def test_what_fails_for_a_while_is_stored_once_and_in_order(script: list[int]) -
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from([STORED, STORED, UNCERTAIN, LOST, UNWRITTEN, REFUSED, FORGETS]), max_size=40))
+@example([STORED, UNCERTAIN, STORED, FORGETS, FORGETS])
 def test_what_is_refused_for_good_is_told_and_holds_nothing_up(script: list[int]) -> None:
     log = ScriptedLog(script)
     told = asyncio.run(deliver(log, 40, way_to(log)))
@@ -125,7 +126,9 @@ def test_what_is_refused_for_good_is_told_and_holds_nothing_up(script: list[int]
         else:
             assert log.records[sent.offset] == b"%d" % number
     offsets = [sent.offset for sent in told if not isinstance(sent, DeliveryError)]
-    assert offsets == sorted(set(offsets))
+    assert len(offsets) == len(set(offsets))
+    if FORGETS not in script:  # what was uncertain when the log forgot is taken once more, behind what came after it
+        assert offsets == sorted(offsets)
 
 
 def test_after_its_delivery_timeout_a_record_has_failed_and_the_next_begin_anew() -> None:

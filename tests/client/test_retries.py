@@ -5,7 +5,7 @@ from __future__ import annotations
 import doctest
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redbroker.client import retries
@@ -60,6 +60,7 @@ def test_a_cause_is_cut_and_any_text_can_be_one() -> None:
     assert len(headers["redbroker-cause"] or b"") <= 1_000
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["redbroker-attempt", "redbroker-due-ms", "redbroker-origin"]), st.binary())))
 def test_headers_that_somebody_else_wrote_do_no_harm(headers: list[tuple[str, bytes]]) -> None:
     record = FIRST._replace(headers=headers)

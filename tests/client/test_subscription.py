@@ -99,6 +99,36 @@ async def test_no_more_is_in_flight_than_allowed_and_all_of_it_is_handled(valkey
     assert sum((await committed(valkey.url, "g")).values()) == 3_000
 
 
+async def test_a_handler_that_hangs_is_noticed_while_the_others_go_on(valkey: Server) -> None:
+    app, seen, free = RedBroker(valkey.url), [], asyncio.Event()
+
+    @app.topic("work", key=str, value=int, partitions=1).subscribe(group="g", parallel_by_key=4, stuck_after_s=0.3)
+    async def handle(number: int) -> None:
+        if number == 0:
+            await free.wait()
+        seen.append(number)
+
+    async with app:
+        await app.send("work", 0, key="hangs")
+        await until(lambda: app.running[0].lanes.in_flight == 1)
+        assert app.health()["healthy"]
+
+        async def stuck() -> None:
+            number = 0
+            while app.health()["healthy"]:
+                number += 1
+                await app.send("work", number, key="works")
+            await until(lambda: len(seen) == number)
+
+        await asyncio.wait_for(stuck(), 10)
+        [health] = app.health()["subscriptions"]
+        assert (health["state"], health["in_flight"]) == ("stuck", 1)
+        assert health["oldest_s"] > 0.3
+        free.set()
+        await until(lambda: 0 in seen)
+        await until(lambda: app.health()["healthy"])
+
+
 @pytest.mark.system
 async def test_redis_that_dies_and_comes_back_loses_and_reorders_nothing() -> None:
     with Server("--appendonly", "yes", "--appendfsync", "always") as server:

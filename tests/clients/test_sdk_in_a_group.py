@@ -1,4 +1,4 @@
-"""The SDK's consumers in a group: alone, and with confluent-kafka members of both protocols; processes are killed."""
+"""The SDK's consumers and apps in a group: alone, with confluent-kafka members of both protocols, and with kills."""
 
 from __future__ import annotations
 
@@ -35,6 +35,25 @@ def test_sdk_and_confluent_kafka_members_share_a_group_and_survive_kills(topic: 
         theirs.leave()
         scene.settled(ours, back)
         scene.finish(ours, back)
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_what_a_killed_app_had_is_handled_by_confluent_kafka_members(topic: str, protocol: str) -> None:
+    with (
+        Server() as storage,
+        quick_workers(storage.unix_url) as workers,
+        a_scene(workers, "confluent-kafka", topic, protocol=protocol, session_timeout_ms=6_000) as scene,
+    ):
+        theirs, app = scene.join(), scene.join(client="sdk-app")
+        scene.settled(theirs, app)
+        scene.wait(lambda: len(app.records) > 100, "the app handles records")
+        app.kill()
+        scene.settled(theirs)
+        back = scene.join(client="sdk-app")
+        scene.settled(theirs, back)
+        theirs.leave()
+        scene.settled(back)
+        scene.finish(back)
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])

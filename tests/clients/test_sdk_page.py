@@ -1,9 +1,10 @@
-"""Every example of docs/sdk.md runs, one after the other as they stand there, on a real server."""
+"""Every example of docs/sdk.md runs, one after the other as they stand there, on a real server; and the README's."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ async def test_the_examples_of_the_page_run(valkey: Server) -> None:
         result = eval(code, names)
         if inspect.isawaitable(result):
             await result
+
+
+async def test_the_service_of_the_readme_runs() -> None:
+    [block] = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(block, "README.md", "exec", dont_inherit=True), names)
+    async with names["app"].test() as t:
+        await t.send("orders", names["Order"](id=7, cents=500), key="ann")
+        assert [json.loads(value) for value in await t.sent("invoices")] == [{"order": 7}]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from typing import Any
 
 import pytest
 
@@ -179,3 +181,20 @@ async def test_big_writes_and_reads_pass_with_writing_paused_in_between(valkey: 
         assert await asyncio.gather(*calls) == list(range(1, 21))
         log, _ = keys_of("big")
         assert [fields[1] for _, fields in await storage.call(log, "XRANGE", log, "-", "+")] == [big] * 20
+
+
+async def test_a_call_that_nobody_waits_for_any_more_ends_silently_when_the_storage_is_closed(valkey: Server) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with opened(valkey.url) as storage:
+        await storage.call(b"k", "GET", "k")
+        calls = [storage.call(b"k", "GET", "k") for _ in range(3)]
+        waiting = asyncio.ensure_future(calls[0])
+        calls[1].cancel()
+    with pytest.raises(KafkaError, match="The storage was closed"):
+        await waiting
+    assert calls[1].cancelled()
+    del calls, waiting
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not told

@@ -15,8 +15,11 @@ from redbroker.config import Settings
 from redbroker.engine import Engine
 from redbroker.engine.tending import Tender
 from redbroker.errors import ErrorCode, KafkaError
+from redbroker.machines.assignors import NONE
 from redbroker.machines.classic_group import ClassicGroup, Heartbeat, Joined, Leave, LeaveGroup, SyncGroup
+from redbroker.machines.consumer_group import ConsumerHeartbeat
 from redbroker.machines.group import Park
+from redbroker.machines.reconciliation import LEAVE_STATIC
 from tests.support.members import Member
 from tests.support.servers import Server
 
@@ -521,3 +524,67 @@ async def test_a_group_missing_from_the_list_is_listed_again_and_a_gone_one_take
         valkey.command("HDEL", "rb:{meta}:groups", "g")
         await engine.groups.relist()
         assert [each.name for each in await engine.groups.list()] == ["g"]
+
+
+# --- news -------------------------------------------------------------------------------------------------------
+
+
+def heartbeat(engine: Engine, member_id: str, epoch: int = 0, **fields: Any) -> ConsumerHeartbeat:
+    if not epoch:
+        fields = {"rebalance_timeout_ms": 5_000, "topics": ("orders",), "owned": NONE, **fields}
+    return ConsumerHeartbeat(member_id, epoch, catalogue=engine.topics.all(), **fields)
+
+
+async def nothing_new(engine: Engine, mark: int) -> None:
+    """A wait may be over too early, as the first one is, which has just subscribed; but not again and again."""
+    for _ in range(3):
+        if not await engine.groups.news("g", mark, 0.2):
+            return
+    pytest.fail("There is always news.")
+
+
+async def test_news_of_a_group_reach_every_process_and_none_is_missed(valkey: Server) -> None:
+    async with opened(valkey) as one, opened(valkey) as other:
+        await one.topics.create("orders", 4)
+        await other.topics.find("orders")
+        await one.groups.ask("g", heartbeat(one, "a"))
+        mark = one.groups.mark("g")
+        await nothing_new(one, mark)
+        waiting = asyncio.create_task(one.groups.news("g", mark, 20))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await other.groups.ask("g", heartbeat(other, "b"))
+        assert await waiting
+        mark = one.groups.mark("g")
+        await other.groups.ask("g", heartbeat(other, "c"))  # between the mark and the wait
+        assert await one.groups.news("g", mark, 20)
+        assert one.groups.mark("g") > mark
+
+
+async def test_a_members_own_change_and_what_concerns_nobody_else_are_no_news(valkey: Server) -> None:
+    async with opened(valkey) as one, opened(valkey) as other:
+        await one.topics.create("orders", 4)
+        await other.topics.find("orders")
+        await one.groups.ask("g", heartbeat(one, "a", instance_id="pod-0"))
+        await one.groups.ask("g", heartbeat(one, "b"))
+        mark = one.groups.mark("g")  # b's join was this process's own: who heard its answer needs no wake-up
+        await nothing_new(one, mark)
+        waiting = asyncio.create_task(one.groups.news("g", mark, 0.3))
+        await asyncio.sleep(0.05)
+        await other.groups.ask("g", ConsumerHeartbeat("a", LEAVE_STATIC, "pod-0"))  # it keeps its partitions
+        assert not await waiting
+
+
+async def test_who_asks_for_news_of_a_group_that_is_not_there_hears_of_its_first_change_for_others(
+    valkey: Server,
+) -> None:
+    async with opened(valkey) as one, opened(valkey) as other:
+        await one.topics.create("orders", 4)
+        await other.topics.find("orders")
+        assert one.groups.mark("g") == 0
+        await nothing_new(one, 0)
+        await other.groups.ask("g", heartbeat(other, "a"))
+        waiting = asyncio.create_task(one.groups.news("g", one.groups.mark("g"), 20))
+        await asyncio.sleep(0.05)
+        await other.groups.ask("g", heartbeat(other, "b"))
+        assert await waiting

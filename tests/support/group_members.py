@@ -4,9 +4,9 @@
 
 A member tells what happens to it as JSON lines on its standard output, each with the time `at` (seconds since 1970):
 {"assigned": [partitions]} whenever that changes, {"record": [partition, offset, number]} for each record before it is
-committed, {"committed": true} after a commit, {"refused": error} for a commit that was refused, {"left": true} at the
-end. It commits synchronously after each batch it has processed. A line on its standard input makes it leave the group
-in good order.
+committed, {"committed": true} after a commit, or {"committed": {partition: offset}} where it covers a part of what was
+told, {"refused": error} for a commit that was refused, {"left": true} at the end. It commits synchronously after each
+batch it has processed, an app beside its handlers. A line on its standard input makes it leave the group in good order.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Member:
         self.refused: list[str] = []
         self.doubtful: list[int] = []  # numbers of records whose commit was refused or is not known to have worked
         self.left = False
-        self._uncommitted: list[int] = []
+        self._uncommitted: list[tuple[int, int, int]] = []
         self._last_words: list[str] = []
         self.process = subprocess.Popen(
             [*words, json.dumps(config)],
@@ -66,13 +66,17 @@ class Member:
                 continue
             if "record" in told:
                 self.times.append(at)
-                self.records.append(tuple(told["record"]))
-                self._uncommitted.append(told["record"][2])
+                partition, offset, number = told["record"]
+                self.records.append((partition, offset, number))
+                self._uncommitted.append((partition, offset, number))
             elif "assigned" in told:
                 self.assigned, self.assigned_at = told["assigned"], at
                 self.assignments += 1
             elif "committed" in told:
-                self._uncommitted.clear()
+                ends = told["committed"]
+                self._uncommitted = [
+                    one for one in self._uncommitted if ends is not True and one[1] >= ends.get(str(one[0]), 0)
+                ]
             elif "refused" in told:
                 self.refused.append(told["refused"])
                 self._give_up()
@@ -80,7 +84,7 @@ class Member:
                 self.left, self.assigned = True, []
 
     def _give_up(self) -> None:
-        self.doubtful += self._uncommitted
+        self.doubtful += [number for _, _, number in self._uncommitted]
         self._uncommitted.clear()
 
     def leave(self, timeout_s: float = 20) -> None:
@@ -287,6 +291,46 @@ async def sdk(config: dict[str, Any], leaving: threading.Event) -> None:
                     tell(refused=error.code.name)
 
 
+async def sdk_app(config: dict[str, Any], leaving: threading.Event) -> None:
+    """An app: handlers many at once, commits from time to time."""
+    from redbroker.client.app import RedBroker
+    from redbroker.client.context import Context
+    from redbroker.client.types import OffsetAndMetadata
+    from redbroker.errors import KafkaError
+    from redbroker.types import TopicPartition
+
+    app = RedBroker(
+        config["storage"],
+        group_consumer_session_timeout_ms=config["session_timeout_ms"],
+        group_consumer_heartbeat_interval_ms=config["heartbeat_ms"],
+    )
+
+    @app.topic(config["topic"], value=int).subscribe(group=config["group"], parallel_by_key=8)
+    async def handle(number: int, ctx: Context) -> None:
+        tell(record=[ctx.record.partition, ctx.record.offset, number])
+        await asyncio.sleep(0.002)
+
+    told = Telling()
+    async with app:
+        [running] = app.running
+        commit = running.consumer.commit
+
+        async def telling(offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+            try:
+                await commit(offsets)
+            except KafkaError as error:
+                tell(refused=error.code.name)
+                raise
+            tell(committed={place.partition: what.offset for place, what in offsets.items()})
+
+        running.consumer.commit = telling  # type: ignore[method-assign,assignment]
+        while not leaving.is_set():
+            told.assignment([one.partition for one in running.consumer.assignment()])
+            if app.failure is not None:
+                raise app.failure
+            await asyncio.sleep(0.02)
+
+
 def main() -> None:
     """Be the member the command line names."""
     client, config = sys.argv[1], json.loads(sys.argv[2])
@@ -295,6 +339,8 @@ def main() -> None:
         asyncio.run(aiokafka_member(config, leaving))
     elif client == "sdk":
         asyncio.run(sdk(config, leaving))
+    elif client == "sdk-app":
+        asyncio.run(sdk_app(config, leaving))
     elif client == "kafka-python":
         kafka_python(config, leaving)
     else:

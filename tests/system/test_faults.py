@@ -13,7 +13,7 @@ from tests.system.faults.run import Outcome, Plan, run
 
 pytestmark = pytest.mark.system
 
-POLICY = Policy(high_watermark=False)
+POLICY = Policy()
 ROUNDS = (
     ["kill-worker"], ["kill-master"], ["reshard", "flush-scripts"], ["pause-worker", "pause-master"], [],
     ["restart-master", "kill-replica"], ["failover"], ["fill-memory", "failover-by-force"],
