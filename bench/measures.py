@@ -102,6 +102,7 @@ MEASURES: dict[str, Measure] = {
             at_most=3,
             judged=("copies",),
         ),
+        Measure("probe_cost_in_cpu", "the same, CPU time of engine and master", "%", 1),
         Measure(
             "replication_id_cost",
             "append script, 1 KiB a call: slower by asking for the replication id",

@@ -168,7 +168,7 @@ def probes(contender: Contender, sizes: Sizes) -> Samples:
     with contender.storage() as running:
         load: dict[str, Any] = {"callers": 32, "seconds": sizes.window_seconds / 4, "record_bytes": 1024}
         answer, cpu = run_client("probes", running, url=running.storage_url, **load)
-    return {"probe_cost": Sample(answer["cost"], cpu)}
+    return {"probe_cost": Sample(answer["cost"], cpu), "probe_cost_in_cpu": Sample(answer["cost_in_cpu"])}
 
 
 def replication_id(contender: Contender, sizes: Sizes) -> Samples:
@@ -302,7 +302,7 @@ WORKLOADS = (
     Workload(start, ("start", "idle_memory")),
     Workload(appends, ("appends",), ("valkey", "redis")),
     Workload(acks_all, ("acks_all", "acks_all_p50", "acks_all_batches"), ("copies",)),
-    Workload(probes, ("probe_cost",), ("copies",)),
+    Workload(probes, ("probe_cost", "probe_cost_in_cpu"), ("copies",)),
     Workload(
         replication_id,
         ("replication_id_cost", "replication_id_cost_in_script", "replication_id_cost_shared"),

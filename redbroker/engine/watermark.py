@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from redbroker.engine.topics import Topic
 
 WAIT_MS = 200
+ROUND_S = 0.005
+"""Rounds begin so far apart: the first record after a pause is proved at once, a stream of them takes little."""
 PAUSE_S = 0.05
 PURSUED_AT_ONCE = 1_000
 
@@ -49,6 +51,7 @@ class Watermark:
         self._script = script("confirm")
         self._watched: dict[bytes, Partition] = {}  # by channel: whose announcements are not yet for readers
         self._due: dict[Address, dict[Partition, None]] = {}
+        self._begun: dict[Address, float] = {}  # when the last round began
         self._pursuits: dict[Address, asyncio.Task[None]] = {}
         self._closed = False
         tail.gate = self._announced
@@ -161,7 +164,12 @@ class Watermark:
 
     async def _pursue(self, address: Address) -> None:
         """Round after round at one Redis node: each is one script per partition and one WAIT for all of them."""
-        while due := list(self._due.pop(address, ())):
+        clock = asyncio.get_running_loop().time
+        while address in self._due:
+            if (pause_s := self._begun.get(address, 0.0) + ROUND_S - clock()) > 0:
+                await asyncio.sleep(pause_s)  # more may come meanwhile
+            due = list(self._due.pop(address))
+            self._begun[address] = clock()
             some, later = due[:PURSUED_AT_ONCE], due[PURSUED_AT_ONCE:]
             if later:
                 self._due[address] = dict.fromkeys(later)

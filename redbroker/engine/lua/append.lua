@@ -71,8 +71,12 @@ end
 if duplicates > 0 then redis.call('HINCRBY', state, 'duplicates', duplicates) end
 if appended > 0 then
   local batches = tonumber(field[7]) + appended
-  redis.call('HSET', state, 'next', next_offset, 'written', written, 'batches', batches, 'largest', largest)
-  if proved_in == epoch then redis.call('HSET', state, 'confirmed', proved) end
+  if proved_in == epoch then
+    redis.call('HSET', state, 'next', next_offset, 'written', written, 'batches', batches, 'largest', largest,
+      'confirmed', proved)
+  else
+    redis.call('HSET', state, 'next', next_offset, 'written', written, 'batches', batches, 'largest', largest)
+  end
   if time_at then redis.call('HSET', state, 'time', time, 'time_at', time_at) end
   if math.floor(batches / 64) ~= math.floor((batches - appended) / 64)
     or math.floor(written / 1048576) ~= math.floor(before / 1048576) then
