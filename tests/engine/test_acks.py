@@ -24,6 +24,7 @@ def pair() -> Iterator[tuple[Server, Server]]:
     replica = Server("--replicaof", f"127.0.0.1 {master.port}")
     with started([master, replica]):
         wait_until(lambda: "state=online" in master.info("slave0"), what="replica connects")
+        wait_until(lambda: master.commands(("SET", "step", "1"), ("WAIT", 1, 500))[-1] == 1, what="replica is in step")
         yield master, replica
 
 
