@@ -107,7 +107,7 @@ class Storage:
 
     @property
     def replicas(self) -> int:
-        """Replicas of the master that has the fewest, as last seen."""
+        """Replicas of the master that has the fewest, as last seen; those that are away count where they are known."""
         return min(node.replicas for node in dict.fromkeys(self._owners))
 
     def master_of(self, key: bytes) -> Address:

@@ -15,7 +15,7 @@ from typing import Any
 import hiredis
 
 from redbroker.engine.resp import Alone, Pipe, Word, open_pipe
-from redbroker.engine.slots import Master, Topology, read_cluster_slots
+from redbroker.engine.slots import Master, Topology, read_cluster_shards, read_cluster_slots
 from redbroker.engine.target import Access, Address, StorageError, Target
 from redbroker.errors import ErrorCode
 
@@ -126,8 +126,10 @@ async def _ask_node(address: Address, access: Access, timeout_s: float) -> Topol
             raise ConnectionError("is a replica, its master is needed")
         replicas = int(info_field(replication, "connected_slaves") or 0)
         return Topology(False, (Master(address, ((0, 0),), replicas),))
-    slots, state = await ask(address, access, ("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"), timeout_s=timeout_s)
-    topology = read_cluster_slots(slots, address, int(info_field(state, "cluster_current_epoch") or 0))
+    commands = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"), ("CLUSTER", "SHARDS"))
+    slots, state, shards = await ask(address, access, *commands, timeout_s=timeout_s)
+    epoch = int(info_field(state, "cluster_current_epoch") or 0)
+    topology = read_cluster_slots(slots, address, epoch, read_cluster_shards(shards))
     if not topology.masters:
         raise ConnectionError("its cluster serves no slots yet")
     return topology
@@ -140,5 +142,6 @@ async def _ask_sentinel(address: Address, target: Target, timeout_s: float) -> T
     (role,) = await ask(master, target.access, ("INFO", "replication"), timeout_s=timeout_s)
     if info_field(role, "role") != "master":
         raise ConnectionError(f"names {master}, which is not a master (any more)")
-    replicas = int(info_field(role, "connected_slaves") or 0)
+    # Those that are away count, too: Sentinel knows them, and a master lists its own before Sentinel asks for them.
+    replicas = max(int(info_field(role, "connected_slaves") or 0), int(fields[b"num-slaves"]))
     return Topology(False, (Master(master, ((0, 0),), replicas),), int(fields[b"config-epoch"]))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Durability:
-    """The copies a topic asks for; `replicas_seen` is the fewest replicas any master had at start."""
+    """The copies a topic asks for; `replicas_seen` is the fewest replicas any master had at start, dead or alive."""
 
     __slots__ = ("copies_default", "replicas")
 

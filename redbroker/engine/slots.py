@@ -44,10 +44,11 @@ class Topology:
     epoch: int = 0
 
 
-def read_cluster_slots(reply: Sequence[Any], asked: Address, epoch: int) -> Topology:
+def read_cluster_slots(reply: Sequence[Any], asked: Address, epoch: int, configured: int = 0) -> Topology:
     """The topology in a CLUSTER SLOTS reply: `[[first, last, [host, port, id, …], replica…]…]`.
 
-    An empty or null host means the host that was asked; "?" is a node whose name is not known yet.
+    An empty or null host means the host that was asked; "?" is a node whose name is not known yet. CLUSTER SLOTS is
+    silent about replicas that are away, so a master has at least the `configured` ones.
     """
     ranges: dict[Address, list[tuple[int, int]]] = {}
     replicas: dict[Address, int] = {}
@@ -57,8 +58,28 @@ def read_cluster_slots(reply: Sequence[Any], asked: Address, epoch: int) -> Topo
             continue
         ranges.setdefault(address, []).append((first, last))
         replicas[address] = min(replicas.get(address, len(others)), len(others))
-    masters = (Master(address, tuple(spans), replicas[address]) for address, spans in ranges.items())
+    masters = (Master(address, tuple(spans), max(replicas[address], configured)) for address, spans in ranges.items())
     return Topology(True, tuple(masters), epoch)
+
+
+def read_cluster_shards(reply: Sequence[Any]) -> int:
+    """The fewest replicas of a master in a CLUSTER SHARDS reply, `[[slots, […], nodes, [node…]]…]`, dead ones included.
+
+    A master that was replaced while away is in its successor's shard, or, on Redis 7.0, in one of its own without
+    slots: then it counts where replicas are fewest.
+    """
+    shards = [dict(zip(shard[::2], shard[1::2], strict=True)) for shard in reply]
+    replicas = sorted(len(shard[b"nodes"]) - 1 for shard in shards if shard[b"slots"])
+    alone = [
+        dict(zip(node[::2], node[1::2], strict=True))
+        for shard in shards
+        if not shard[b"slots"]
+        for node in shard[b"nodes"]
+    ]
+    for _ in range(sum(node[b"health"] == b"fail" for node in alone) if replicas else 0):
+        replicas[0] += 1
+        replicas.sort()
+    return replicas[0] if replicas else 0
 
 
 def announced(host: bytes | str | None, port: int, asked: Address) -> Address | None:

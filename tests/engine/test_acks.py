@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from redbroker.engine.acks import WAIT_SLICE_MS
-from redbroker.engine.slots import key_slot
+from redbroker.engine.slots import SLOTS, key_slot
 from redbroker.errors import ErrorCode, KafkaError
 from tests.support.clusters import a_cluster
-from tests.support.servers import Server, started, wait_until
+from tests.support.servers import Server, redis_binary, started, valkey_binary, wait_until
 from tests.support.storages import ONCE, Load, keys_of, opened, until
 
 pytestmark = pytest.mark.anyio
@@ -104,3 +104,28 @@ async def test_a_write_nobody_confirmed_comes_back_before_the_one_refused_behind
             assert await first == (1, 0)
         assert other.command("HGET", keys[1], "last") == b"2"
         assert other.command("HGET", keys[1], "duplicates") is None
+
+
+@pytest.mark.parametrize("binary", [valkey_binary(), redis_binary()])
+async def test_a_replica_that_is_away_at_the_start_is_waited_for_all_the_same(binary: str | None) -> None:
+    """A worker that starts after a failover, before the old master is back, must not take acks=all for acks=1."""
+    if binary is None:
+        pytest.skip("no redis-server here")
+    with a_cluster(3, 1, binary=binary) as cluster:
+        old = cluster.master_of(0)
+        new, witness = cluster.replica_of(old), cluster.master_of(SLOTS - 1)
+        old.stop()
+        try:
+            new.command("CLUSTER", "FAILOVER", "TAKEOVER")
+            alone = [new.port]
+
+            def replaced() -> bool:
+                flags = witness.command("CLUSTER", "NODES").decode()
+                first = next(span for span in witness.command("CLUSTER", "SLOTS") if span[0] == 0)
+                return [node[1] for node in first[2:]] == alone and "fail " in flags
+
+            wait_until(replaced, 20, what="the old master fails and its replica is alone")
+            async with opened(witness.url) as storage:
+                assert storage.replicas == 1
+        finally:
+            old.cont()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redbroker.engine.slots import Master, announced, key_slot, read_cluster_slots, read_redirect
+from redbroker.engine.slots import Master, announced, key_slot, read_cluster_shards, read_cluster_slots, read_redirect
 from redbroker.engine.target import Address
 from tests.support.clusters import Cluster
 
@@ -24,6 +24,21 @@ def test_ranges_of_one_master_are_gathered_and_the_fewest_replicas_count() -> No
         Master(Address("asked", 2), ((6, 9),), 0),
     )
     assert topology.epoch == 4
+
+
+def test_replicas_that_are_away_count_and_a_replaced_master_counts_where_they_are_fewest() -> None:
+    up, down = [b"id", b"x", b"health", b"online"], [b"id", b"y", b"health", b"fail"]
+
+    def shard(slots: list[int], *nodes: list[bytes]) -> list[object]:
+        return [b"slots", slots, b"nodes", list(nodes)]
+
+    assert read_cluster_shards([]) == 0
+    assert read_cluster_shards([shard([0, 5], up, down), shard([6, 9], up, up)]) == 1
+    assert read_cluster_shards([shard([0, 5], up), shard([6, 9], up, up), shard([], down)]) == 1
+    assert read_cluster_shards([shard([0, 5], up), shard([6, 9], up), shard([], down)]) == 0
+    assert read_cluster_shards([shard([0, 5], up), shard([], up)]) == 0  # a new master that has no slots yet
+    topology = read_cluster_slots([[0, 5, [b"h1", 1, b"id"]]], ASKED, 4, 1)
+    assert topology.masters == (Master(Address("h1", 1), ((0, 5),), 1),)
 
 
 def test_an_empty_host_is_the_host_that_was_asked_and_a_question_mark_is_nobody() -> None:
