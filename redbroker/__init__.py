@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from redbroker.client.connection import Connection as Connection
     from redbroker.client.consumer import Consumer as Consumer
     from redbroker.client.context import Context as Context
+    from redbroker.client.delivery import Delivery as Delivery
     from redbroker.client.errors import DeliveryError as DeliveryError
     from redbroker.client.producer import Producer as Producer
     from redbroker.client.retries import Retry as Retry
@@ -31,6 +32,7 @@ HOMES = {
     "Consumer": "redbroker.client.consumer",
     "ConsumerRecord": "redbroker.client.types",
     "Context": "redbroker.client.context",
+    "Delivery": "redbroker.client.delivery",
     "DeliveryError": "redbroker.client.errors",
     "KafkaError": "redbroker.errors",
     "OffsetAndMetadata": "redbroker.client.types",

@@ -1,8 +1,8 @@
-"""Records that travel together: made bytes as they come, and a future for each.
+"""Records that travel together: they wait in columns, and become bytes when they leave, all at once.
 
-A record is bytes of its batch from the moment it is taken, and its time a word in an array. Hundreds of thousands may
-wait, and each object of theirs that Python's garbage collector looks at, again and again, costs more than making the
-bytes does. Where a batch has failed, its records are read back out of it.
+Hundreds of thousands may wait, and each object of theirs that Python's garbage collector looks at, again and again,
+costs more than making the bytes does. Columns of bytes are none of its business, and what is done for a whole batch at
+once is done in C. What has no key, no header and a value, as most records of a bulk load, needs one column alone.
 """
 
 from __future__ import annotations
@@ -10,47 +10,65 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from collections import deque
-from itertools import count, repeat
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
-from redbroker.client.errors import DeliveryError, ProducerRecord
-from redbroker.client.types import Sent
+from redbroker.client.delivery import Delivery, Fate
 from redbroker.errors import KafkaError
-from redbroker.wire.record_set import add_record, split_records
+from redbroker.wire.record_set import join_columns
 from redbroker.wire.records import seal_batch, stamp_append_time
 
 if TYPE_CHECKING:
     from redbroker.client.outbox import Outbox
     from redbroker.engine.topics import Topic
 
-__all__ = ["Batch"]
+__all__ = ["NOTHING_LENT", "Batch"]
 
-Future = asyncio.Future
-new_tuple = tuple.__new__
+NS_PER_MS = 1_000_000
 
 
 class Batch:
-    """One batch of one partition; `encoded` is what the log gets, empty until it first leaves."""
+    """One batch of one partition; `encoded` is what the log gets, empty until it first leaves.
+
+    `held` bytes of the producer's room are its own, of which `left` are lent for records to come: while there are any,
+    a producer may put plain ones in itself, by `append`, `take` and, once `until_ns` has come, `tick`.
+    """
 
     __slots__ = (
-        "_payload", "_times_ms", "deadline", "done", "encoded", "first", "futures", "nbytes", "number", "outbox",
-        "sequence", "underway",
+        "_headers", "_keys", "_values", "append", "deadline", "done", "encoded", "fate", "first", "held", "left",
+        "number", "outbox", "sequence", "take", "topic", "underway", "until_ns",
     )  # fmt: skip
 
     def __init__(self, outbox: Outbox, number: int, deadline: float, done: asyncio.Future[None]) -> None:
         self.outbox = outbox
+        self.topic = outbox.topic.name
         self.number = number
-        self.futures: list[asyncio.Future[Sent]] = []
-        self.nbytes = 0
         self.deadline = deadline
         self.done = done
         self.underway = False
         self.first = False  # nothing older was unsettled when it was last sent
         self.sequence = -1
         self.encoded = b""
-        self._payload = bytearray()
-        self._times_ms = array("q")
+        self.held = self.left = self.until_ns = 0
+        self.fate = Fate(done.get_loop(), self.topic, outbox.partition)
+        self.take = self.fate.handles()
+        self._values: list[bytes | None] = []
+        self._keys: list[bytes | None] | None = None
+        self._headers: dict[int, tuple[tuple[str, bytes | None], ...]] = {}
+        self.append = self._values.append
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def nbytes(self) -> int:
+        """The most that its records take."""
+        return self.held - self.left
+
+    @property
+    def plain(self) -> bool:
+        """Whether no record has a key, a header or no value."""
+        return self._keys is None
 
     def add(
         self,
@@ -59,20 +77,36 @@ class Batch:
         value: bytes | None,
         headers: tuple[tuple[str, bytes | None], ...],
         nbytes: int,
-        future: asyncio.Future[Sent],
-    ) -> None:
+    ) -> Delivery:
         """Put a record at the end; `nbytes` is the most it takes."""
-        times_ms = self._times_ms
-        place = len(times_ms)
-        times_ms.append(timestamp_ms)
-        add_record(self._payload, timestamp_ms - times_ms[0], place, key, value, headers)
-        self.futures.append(future)
-        self.nbytes += nbytes
+        place = len(self._values)
+        self.fate.taken(place, timestamp_ms)
+        self.until_ns = 0
+        self._values.append(value)
+        keys = self._keys
+        if keys is None and (key is not None or headers or value is None):
+            keys = self._keys = [None] * place
+        if keys is not None:
+            keys.append(key)
+            if headers:
+                self._headers[place] = headers
+        self.held += nbytes
+        return self.take()
+
+    def tick(self, now_ns: int) -> None:
+        """The next record is taken at this time, and those of the same millisecond.
+
+        Where the clock is set back, they keep this time until the batch leaves.
+        """
+        now_ms = now_ns // NS_PER_MS
+        self.fate.taken(len(self._values), now_ms)
+        self.until_ns = (now_ms + 1) * NS_PER_MS
 
     def encode(self, topic: Topic, codec: str, producer_id: int, epoch: int) -> None:
         """Make its bytes, with its `sequence`; random bytes become more when compressed, then they are not."""
-        payload, times_ms = self._payload, self._times_ms
-        size, first_ms, max_ms = len(times_ms), times_ms[0], max(times_ms)
+        fate, size = self.fate, len(self._values)
+        first_ms, max_ms = fate.times_ms[0], max(fate.times_ms)
+        payload = join_columns(self._values, self._keys, self._headers, fate.since, fate.times_ms)
 
         def seal(codec: str) -> bytes:
             return seal_batch(
@@ -84,29 +118,19 @@ class Batch:
         if len(encoded) > topic.max_message_bytes and codec != "none":
             encoded = seal("none")
         if topic.log_append_time:
-            now_ms = time.time_ns() // 1_000_000
+            now_ms = time.time_ns() // NS_PER_MS
             encoded = stamp_append_time(encoded, now_ms)
-            self._times_ms = array("q", [now_ms]) * size
+            fate.since, fate.times_ms = array("q", [0]), array("q", [now_ms])
         self.encoded = encoded
 
-    def settle(self, topic: str, partition: int, base_offset: int | None) -> None:
-        """Tell everybody who waits where the records are; those who were cancelled wait no more."""
-        offsets = repeat(-1) if base_offset is None else count(base_offset)
-        places = zip(repeat(topic), repeat(partition), offsets, self._times_ms, strict=False)
-        telling = map(Future.set_result, self.futures, map(new_tuple, repeat(Sent), places))
-        while True:
-            try:
-                deque(telling, 0)
-            except asyncio.InvalidStateError:  # this one was cancelled: `telling` goes on behind it
-                continue
-            return
+    def settle(self, base_offset: int | None) -> None:
+        """Tell everybody who waits where the records are."""
+        self.fate.settle(base_offset)
 
-    def fail(self, topic: str, partition: int, error: KafkaError) -> None:
-        """Tell everybody who waits that it failed, and hand the records back."""
-        times_ms = self._times_ms
-        records = split_records(bytes(self._payload), len(times_ms), 0, times_ms[0])
-        for future, timestamp_ms, (_, _, key, value, headers) in zip(self.futures, times_ms, records, strict=True):
-            if not future.done():
-                record = ProducerRecord(topic, value, key, tuple(headers), partition, timestamp_ms)
-                future.set_exception(DeliveryError(error.code, error.message, record))
-                future.exception()  # whoever fails a batch logs it: asyncio need not tell it for every record
+    def fail(self, error: KafkaError) -> None:
+        """Tell everybody who waits that it failed; whoever still holds a handle may have the record back."""
+        self.fate.fail(error, (self._values, self._keys, self._headers))
+
+
+NOTHING_LENT = cast("Batch", SimpleNamespace(topic="", left=0, held=0))
+"""Takes nothing."""

@@ -1,6 +1,6 @@
 """The batches of one partition on their way to its log: in order, each stored once, however often it is sent.
 
-    add ─► the open batch ─► Log.submit ─► answered ─► its records' futures
+    add ─► the open batch ─► Log.submit ─► answered ─► its records' fate
               │ full, or nothing under way      │ refused, or nobody knows
               └──────────── queue ◄─────────────┘ pause, then all that is unanswered again, in order
 
@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from redbroker.client.batch import Batch
-from redbroker.client.types import Sent
+from redbroker.client.delivery import Delivery
 from redbroker.engine.log import Append, Appended
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import HEADER_BYTES, read_header
@@ -57,7 +57,8 @@ GAP = frozenset({ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode.INVALID_PRODU
 @dataclass
 class Way:
     """What all outboxes of a producer share; `finished` hears of every batch that is settled, `urgent` counts those
-    who wait for everything to leave, `sent` and `failed` count records by topic."""
+    who wait for everything to leave, `recall` ends what is lent of a batch that closes, `sent` and `failed` count
+    records by topic."""
 
     engine: Engine
     finished: Callable[[Batch], None]
@@ -71,6 +72,7 @@ class Way:
     request_timeout_ms: int
     pause_s: float
     pause_max_s: float
+    recall: Callable[[], None] = lambda: None
     urgent: int = 0
     sent: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -87,10 +89,9 @@ class Outbox:
         self.left_bytes = 0  # of batches that left, since somebody last set this to 0
         self._way = way
         self._loop = asyncio.get_running_loop()
-        self._create_future = self._loop.create_future
-        self._limit = min(way.batch_bytes, topic.max_message_bytes - HEADER_BYTES)
+        self.limit = min(way.batch_bytes, topic.max_message_bytes - HEADER_BYTES)
         self._queue: deque[Batch] = deque()  # every unsettled batch, oldest first; the last one may be open
-        self._open: Batch | None = None
+        self.open: Batch | None = None
         self._underway = 0
         self._producer_id = way.engine.new_producer_id() if way.idempotent else NO_PRODUCER
         self._epoch = 0 if way.idempotent else -1
@@ -114,40 +115,55 @@ class Outbox:
         value: bytes | None,
         headers: tuple[tuple[str, bytes | None], ...],
         nbytes: int,
-        future: asyncio.Future[Sent] | None = None,
-    ) -> asyncio.Future[Sent]:
+    ) -> Delivery:
         """Put a record at the end; `nbytes` is the most it takes in a batch."""
-        batch = self._open
-        if batch is None or batch.nbytes + nbytes > self._limit:
+        batch = self.open if self.fits(nbytes) else None
+        if batch is None:
             batch = self._begin()
-        if future is None:
-            future = self._create_future()
-        batch.add(timestamp_ms, key, value, headers, nbytes, future)
-        return future
+        return batch.add(timestamp_ms, key, value, headers, nbytes)
+
+    def fits(self, nbytes: int) -> bool:
+        """Whether the open batch, if there is one, takes so many bytes; it is closed if it does not."""
+        batch = self.open
+        if batch is None:
+            return True
+        if batch.left:
+            self._way.recall()
+        if batch.nbytes + nbytes <= self.limit:
+            return True
+        self._close(batch)
+        self._loop.call_soon(self.pump)
+        return False
+
+    def _close(self, batch: Batch) -> None:
+        """The open batch takes no more."""
+        self.open = None
+        if batch.left:
+            self._way.recall()
+        self.left_bytes += batch.nbytes
 
     def _begin(self) -> Batch:
-        """Open the next batch; the one before is full."""
-        before, way = self._open, self._way
-        if before is not None:
-            self.left_bytes += before.nbytes
-        batch = self._open = Batch(self, self._count, time.monotonic() + way.delivery_timeout_s, self._create_future())
+        """Open the next batch."""
+        way = self._way
+        done = self._loop.create_future()
+        batch = self.open = Batch(self, self._count, time.monotonic() + way.delivery_timeout_s, done)
         self._count += 1
         self._queue.append(batch)
         way.unfinished.add(batch)
-        if before is not None or not way.linger_s or way.urgent:
+        if not way.linger_s or way.urgent:
             self._loop.call_soon(self.pump)
         if way.linger_s:
             self._loop.call_later(way.linger_s, self._lingered, batch)
         return batch
 
     def _lingered(self, batch: Batch) -> None:
-        if batch is self._open:
+        if batch is self.open:
             self.pump(lingered=True)
 
     def follow(self, topic: Topic) -> None:
         """The topic has other configs now."""
         self.topic = topic
-        self._limit = min(self._way.batch_bytes, topic.max_message_bytes - HEADER_BYTES)
+        self.limit = min(self._way.batch_bytes, topic.max_message_bytes - HEADER_BYTES)
 
     # --- sending -----------------------------------------------------------------------------------------------
 
@@ -162,12 +178,11 @@ class Outbox:
                 continue
             if self._underway >= most or batch.number >= self._queue[0].number + most:
                 return  # with more behind the oldest one, the log might no longer recognise it
-            if batch is self._open:
+            if batch is self.open:
                 waited = lingered or not way.linger_s or time.monotonic() >= self._lingers_until(batch)
                 if not (way.urgent or (waited and not self._underway)):
                     return
-                self._open = None
-                self.left_bytes += batch.nbytes
+                self._close(batch)
             self._send(batch)
 
     def _lingers_until(self, batch: Batch) -> float:
@@ -193,7 +208,7 @@ class Outbox:
         """Number the batch, the first time, and make its bytes."""
         if self._way.idempotent and batch.sequence < 0:
             batch.sequence = self._sequence
-            self._sequence = (self._sequence + len(batch.futures)) & SEQUENCE_MASK
+            self._sequence = (self._sequence + len(batch)) & SEQUENCE_MASK
         batch.encode(self.topic, self._way.codec, self._producer_id, self._epoch)
 
     # --- answers -----------------------------------------------------------------------------------------------
@@ -304,19 +319,19 @@ class Outbox:
     # --- settling ----------------------------------------------------------------------------------------------
 
     def _settle(self, batch: Batch, appended: Appended) -> None:
-        """Tell everybody who waits where the records are; those who were cancelled wait no more."""
+        """Tell everybody who waits where the records are."""
         self._remove(batch)
-        self._way.sent[self.topic.name] += len(batch.futures)
-        batch.settle(self.topic.name, self.partition, None if appended is NOWHERE else appended.base_offset)
+        self._way.sent[self.topic.name] += len(batch)
+        batch.settle(None if appended is NOWHERE else appended.base_offset)
         self._finish(batch)
 
     def _fail(self, batch: Batch, error: KafkaError) -> None:
         """Tell everybody who waits that it failed, and the log once, for those who never ask."""
         self._remove(batch)
-        name, count = self.topic.name, len(batch.futures)
+        name, count = self.topic.name, len(batch)
         self._way.failed[name] += count
         log.error("%d records for %s-%d were not delivered: %s", count, name, self.partition, error)
-        batch.fail(name, self.partition, error)
+        batch.fail(error)
         self._finish(batch)
 
     def give_up(self, error: KafkaError) -> None:
@@ -325,8 +340,8 @@ class Outbox:
             self._fail(batch, error)
 
     def _remove(self, batch: Batch) -> None:
-        if batch is self._open:
-            self._open = None
+        if batch is self.open:
+            self._close(batch)
         self._queue.remove(batch)
 
     def _finish(self, batch: Batch) -> None:

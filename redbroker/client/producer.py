@@ -18,11 +18,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from redbroker.client.admission import RECORD_BYTES, Headers, Pairs, check, headers_nbytes, serialized
-from redbroker.client.batch import Batch
+from redbroker.client.batch import NOTHING_LENT, Batch
 from redbroker.client.config import configure
 from redbroker.client.connection import Connection, engine_of
+from redbroker.client.delivery import Delivery
 from redbroker.client.errors import BufferFullError, DeliveryError, ProducerRecord
-from redbroker.client.outbox import Way
+from redbroker.client.outbox import Outbox, Way
 from redbroker.client.producer_config import ProducerConfig
 from redbroker.client.room import Room
 from redbroker.client.routes import Routes
@@ -70,6 +71,7 @@ class Producer:
         self._partitioner = None if isinstance(partitioner, str) else partitioner
         self._serializers = (self.config.key_serializer, self.config.value_serializer)
         self._plain = self._serializers == (None, None)
+        self._lent: Batch = NOTHING_LENT
 
     # --- opening and closing -----------------------------------------------------------------------------------
 
@@ -95,11 +97,13 @@ class Producer:
             request_timeout_ms=config.request_timeout_ms,
             pause_s=config.retry_backoff_ms / 1000,
             pause_max_s=config.retry_backoff_max_ms / 1000,
+            recall=self._recall,
         )
         self._routes = Routes(
             engine.topics, self._way, self._room, self._partitioner,
             self._settings.auto_create_topics, config.delivery_timeout_ms / 1000,
         )  # fmt: skip
+        self._unwatch = engine.topics.watch(self._recall)
         self._traces = installed()
         self._closed = False
         return self
@@ -119,6 +123,8 @@ class Producer:
         if stack is None:
             return
         self._closed = True
+        self._recall()
+        self._unwatch()
         bound_s = self.config.delivery_timeout_ms / 1000 + CLOSE_MARGIN_S if timeout_s is None else timeout_s
         try:
             with contextlib.suppress(KafkaError):
@@ -153,13 +159,13 @@ class Producer:
         """
         while True:
             try:
-                future = self.send_nowait(
+                delivery = self.send_nowait(
                     topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
                 )
             except BufferFullError:
                 await self.ready()
             else:
-                return await future
+                return await delivery
 
     def send_nowait(
         self,
@@ -170,17 +176,41 @@ class Producer:
         headers: Headers = (),
         partition: int | None = None,
         timestamp_ms: int | None = None,
-    ) -> asyncio.Future[Sent]:
-        """Take one record and return at once; the future gives its place or a `DeliveryError`.
+    ) -> Delivery:
+        """Take one record and return at once; the `Delivery` gives its place or a `DeliveryError` when awaited.
 
         Records of one partition are stored in the order they are taken. Raises, with nothing taken: `BufferFullError`
         (wait with `await producer.ready()`), `SerializationError`, and DeliveryError with MESSAGE_TOO_LARGE,
         INVALID_RECORD (no key on a compacted topic), INVALID_TIMESTAMP or UNKNOWN_TOPIC_OR_PARTITION.
 
-            futures = [producer.send_nowait("orders", line) for line in lines]
+            deliveries = [producer.send_nowait("orders", line) for line in lines]
             await producer.flush()
         """
         added = () if self._traces is None else carried(self._traces)
+        batch = self._lent
+        if (
+            batch.topic == topic
+            and type(value) is bytes
+            and key is None
+            and partition is None
+            and timestamp_ms is None
+            and not headers
+            and not added
+            and (left := batch.left - RECORD_BYTES - len(value)) >= 0
+        ):
+            if (now_ns := time_ns()) >= batch.until_ns:
+                batch.tick(now_ns)
+            batch.left = left
+            batch.append(value)
+            return batch.take()
+        return self._send_nowait(topic, value, key, headers, partition, timestamp_ms, added)
+
+    def _send_nowait(
+        self, topic: str, value: Any, key: Any, headers: Any, partition: int | None, timestamp_ms: int | None,
+        added: Pairs,
+    ) -> Delivery:  # fmt: skip
+        """The long way, which may end with a batch lent to the short one."""
+        self._recall()
         if (
             not self._plain
             or headers
@@ -209,20 +239,23 @@ class Producer:
             record = ProducerRecord(topic, value, key, cast(Pairs, headers), partition, timestamp_ms)
             return routes.later(record, nbytes)
         if partition is None and key is None and self._partitioner is None:
-            outbox = route.keyless()
+            outbox = route.keyless(nbytes)
         else:
-            outbox = routes.choose(route, key, value, headers, partition)
+            outbox = routes.choose(route, key, value, headers, partition, nbytes)
         if nbytes > route.room_bytes or timestamp_ms is not None or route.topic.compacted:
             record = ProducerRecord(topic, value, key, cast(Pairs, headers), outbox.partition, timestamp_ms)
             timestamp_ms = check(route.topic, record, nbytes)
         else:
             timestamp_ms = time_ns() // 1_000_000
-        future = outbox.add(timestamp_ms, key, value, headers, nbytes)  # type: ignore[arg-type]
+        delivery = outbox.add(timestamp_ms, key, value, headers, nbytes)
         room.used = used
-        return future
+        if partition is None and key is None and self._plain and self._partitioner is None:
+            self._lend(outbox, route.topic.compacted)
+        return delivery
 
     async def ready(self) -> None:
         """Return when there is room for a record as large as the one that was last refused."""
+        self._recall()
         self._hurry(1)
         try:
             await self._room.wait(min(self._room.most, max(self._refused_bytes, 1)))
@@ -230,7 +263,7 @@ class Producer:
             self._hurry(-1)
 
     async def flush(self, timeout_s: float | None = None) -> None:
-        """Return when every record taken so far is stored or has failed; the futures tell which.
+        """Return when every record taken so far is stored or has failed; the handles tell which.
 
         REQUEST_TIMED_OUT after `timeout_s`; without it, `delivery_timeout_ms` is the bound. Batches leave at once.
         """
@@ -242,7 +275,7 @@ class Producer:
                 if waiting := [batch.done for batch in self._way.unfinished]:
                     await asyncio.wait(waiting)
         except TimeoutError:
-            left = sum(len(batch.futures) for batch in self._way.unfinished)
+            left = sum(len(batch) for batch in self._way.unfinished)
             message = f"{left} records are not stored after {timeout_s} s; they are still being sent."
             raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, message) from None
         finally:
@@ -283,8 +316,30 @@ class Producer:
             f"buffer_bytes ({self._room.most}) are taken and not yet stored; await producer.ready() before the next."
         )
 
+    def _lend(self, outbox: Outbox, compacted: bool) -> None:
+        """Let plain records to come into the open batch without more ado, for as long as nothing else happens.
+
+        What they may take is taken from the room beforehand; one batch at a time has such a loan.
+        """
+        batch, room = outbox.open, self._room
+        if batch is None or not batch.plain or compacted or room.waited_for:
+            return
+        loan = min(outbox.limit - batch.held, room.most - room.used)
+        if loan > 0:
+            room.used += loan
+            batch.held += loan
+            batch.left = loan
+            self._lent = batch
+
+    def _recall(self) -> None:
+        """What was lent and not used is free again, and the next record goes the long way."""
+        batch, self._lent = self._lent, NOTHING_LENT
+        self._room.used -= batch.left
+        batch.held -= batch.left
+        batch.left = 0
+
     def _finished(self, batch: Batch) -> None:
-        self._room.give(batch.nbytes)
+        self._room.give(batch.held)
 
     def _hurry(self, by: int) -> None:
         """Batches leave as they are while somebody waits for all of them, or for room."""

@@ -22,6 +22,11 @@ class Room:
         """Whether so many bytes may be taken at once, without overtaking anybody."""
         return self.used + nbytes <= self.most and not self._waiting
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiting)
+
     async def wait(self, nbytes: int) -> None:
         """Return when so many bytes are free and it is one's turn; they are not taken yet.
 

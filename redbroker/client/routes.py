@@ -10,11 +10,11 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redbroker.client.admission import check
+from redbroker.client.delivery import Delivery, Fate
 from redbroker.client.errors import DeliveryError, ProducerRecord
 from redbroker.client.outbox import Outbox, Way
 from redbroker.client.partitioning import STICK_BYTES, Partitioner, keyed, next_sticky
 from redbroker.client.room import Room
-from redbroker.client.types import Sent
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import HEADER_BYTES
 
@@ -40,10 +40,10 @@ class Route:
         self.room_bytes = topic.max_message_bytes - HEADER_BYTES
         self.sticky: Outbox = next_sticky(self.outboxes, 0)
 
-    def keyless(self) -> Outbox:
+    def keyless(self, nbytes: int) -> Outbox:
         """The outbox for a record without a key."""
         outbox = self.sticky
-        if outbox.left_bytes >= STICK_BYTES:
+        if not outbox.fits(nbytes) or outbox.left_bytes >= STICK_BYTES:
             outbox = self.sticky = next_sticky(self.outboxes, outbox.partition)
         return outbox
 
@@ -53,7 +53,7 @@ class Waiting(NamedTuple):
 
     record: ProducerRecord
     nbytes: int
-    future: asyncio.Future[Sent]
+    fate: Fate
 
 
 class Routes:
@@ -81,13 +81,13 @@ class Routes:
             elif topic is not route.topic:
                 self.known[name] = Route(topic, self._way, route)
 
-    def choose(self, route: Route, key: Any, value: Any, headers: Any, partition: int | None) -> Outbox:
+    def choose(self, route: Route, key: Any, value: Any, headers: Any, partition: int | None, nbytes: int) -> Outbox:
         """The outbox of a record that has a key, or names its partition, or leaves the choice to a function."""
         if partition is None:
             if self._partitioner is not None:
                 partition = self._partitioner(route.topic.name, key, route.partitions)
             elif key is None:
-                return route.keyless()
+                return route.keyless(nbytes)
             else:
                 return route.outboxes[keyed(key, route.partitions)]
         if not (isinstance(partition, int) and 0 <= partition < route.partitions):
@@ -101,31 +101,31 @@ class Routes:
 
     # --- topics that are not known yet ---------------------------------------------------------------------------
 
-    def later(self, record: ProducerRecord, nbytes: int) -> asyncio.Future[Sent]:
+    def later(self, record: ProducerRecord, nbytes: int) -> Delivery:
         """Take a record whose topic is not known: now, if it can be, else when it is found."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Sent] = loop.create_future()
         name = record.topic
         waiting = self._finding.get(name)
         if waiting is None:
             if (topic := self._topics.get(name)) is not None:
                 self.known[name] = Route(topic, self._way, None)
-                return self._take(record, nbytes, future)
+                return self._take(record, nbytes)
             waiting = self._finding[name] = []
             task = loop.create_task(self._find_for(name, waiting))
             self.finders.add(task)
             task.add_done_callback(self.finders.discard)
-        waiting.append(Waiting(record, nbytes, future))
+        fate = Fate(loop, name, record.partition)
+        waiting.append(Waiting(record, nbytes, fate))
         self._room.used += nbytes
-        return future
+        return Delivery((fate, 0))
 
-    def _take(self, record: ProducerRecord, nbytes: int, future: asyncio.Future[Sent]) -> asyncio.Future[Sent]:
+    def _take(self, record: ProducerRecord, nbytes: int) -> Delivery:
         """The long way of a record into its outbox."""
         route = self.known[record.topic]
-        outbox = self.choose(route, record.key, record.value, record.headers, record.partition)
+        outbox = self.choose(route, record.key, record.value, record.headers, record.partition, nbytes)
         timestamp_ms = check(route.topic, record, nbytes)
         self._room.used += nbytes
-        return outbox.add(timestamp_ms, record.key, record.value, tuple(record.headers), nbytes, future)
+        return outbox.add(timestamp_ms, record.key, record.value, tuple(record.headers), nbytes)
 
     async def _find_for(self, name: str, waiting: list[Waiting]) -> None:
         """Find a topic, then send what was waiting for it; where there is none, all of it fails."""
@@ -138,18 +138,19 @@ class Routes:
         finally:
             del self._finding[name]
             found = name in self.known
-            for record, nbytes, future in waiting:
+            for record, nbytes, fate in waiting:
                 self._room.used -= nbytes
                 why = failure
                 if found:
                     try:
-                        self._take(record, nbytes, future)
+                        taken, place = self._take(record, nbytes)
+                        taken.watch(place, fate)
                         continue
                     except KafkaError as refused:
                         why = refused
-                if not future.done():
-                    future.set_exception(DeliveryError(why.code, why.message, record))
-                    future.exception()
+                if record.timestamp_ms is not None:
+                    fate.taken(0, record.timestamp_ms)
+                fate.fail(why, ((record.value,), (record.key,), {0: tuple(record.headers)}))
             self._room.give(0)
 
     async def find(self, name: str) -> Topic:

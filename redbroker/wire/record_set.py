@@ -10,7 +10,9 @@ Both directions handle one-byte varints in line: nearly all are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 from redbroker.errors import ErrorCode, KafkaError
@@ -45,6 +47,9 @@ def _long_varint(value: int) -> bytes:
 
 VARINTS = tuple(_long_varint(value) for value in range(VARINTS_MAX))
 NULL = _long_varint(-1)
+KEYLESS = tuple(NULL + size for size in VARINTS)  # no key, and the length of a value
+FEW = 16
+OFFSET_STEPS = (1 << 6, 1 << 13, 1 << 20, 1 << 27, 1 << 31)  # from here on an offset delta takes one more byte
 
 
 def to_varint(value: int) -> bytes:
@@ -114,6 +119,64 @@ def add_record(
     records += (VARINTS[nbytes] if nbytes < VARINTS_MAX else _long_varint(nbytes)) + head
     records += value
     records += tail
+
+
+def join_columns(
+    values: Sequence[bytes | None],
+    keys: Sequence[bytes | None] | None,
+    headers: Mapping[int, Sequence[tuple[str, bytes | None]]],
+    since: Sequence[int],
+    times_ms: Sequence[int],
+) -> bytes | bytearray:
+    """Records that stand in columns, the times in runs that begin at the places `since`.
+
+    With `keys` None all have values, and neither keys nor headers: four times as fast, since nothing is done by hand.
+    """
+    runs = zip(since, (*since[1:], len(values)), (each - times_ms[0] for each in times_ms), strict=True)
+    if keys is None:
+        parts: list[bytes] = []
+        for first, end, delta_ms in runs:
+            for step in OFFSET_STEPS:
+                if first < min(step, end):
+                    parts += _plain(values, first, min(step, end), delta_ms)  # type: ignore[arg-type]
+                    first = min(step, end)
+        return b"".join(parts)
+    joined = bytearray()
+    for first, end, delta_ms in runs:
+        for place in range(first, end):
+            add_record(joined, delta_ms, place, keys[place], values[place], headers.get(place, ()))
+    return joined
+
+
+def _plain(values: Sequence[bytes], first: int, end: int, delta_ms: int) -> list[bytes]:
+    """The bytes of records with values only, in pieces, whose offset deltas take equally many bytes."""
+    some = values[first:end]
+    sizes = list(map(len, some))
+    if end - first < FEW or max(sizes) >= VARINTS_MAX:
+        joined = bytearray()
+        for place, value in enumerate(some, first):
+            add_record(joined, delta_ms, place, None, value, ())
+        return [joined]  # type: ignore[list-item]
+    times = b"\0" + to_varint(delta_ms)
+    places = VARINTS[first:end] if end <= VARINTS_MAX else map(to_varint, range(first, end))
+    lengths = _lengths(len(times) + len(to_varint(first)) + 2)
+    parts = list(
+        chain.from_iterable(
+            zip(
+                map(lengths.__getitem__, sizes), repeat(times), places, map(KEYLESS.__getitem__, sizes), some,
+                strict=False,
+            )
+        )
+    )  # fmt: skip
+    parts[0] = parts[0][1:]
+    parts.append(b"\0")
+    return parts
+
+
+@lru_cache(maxsize=64)
+def _lengths(fixed: int) -> tuple[bytes, ...]:
+    """By the size of its value, the length of a record of so many other bytes, behind the end of the one before."""
+    return tuple(b"\0" + to_varint(fixed + len(VARINTS[size]) + size) for size in range(VARINTS_MAX))
 
 
 def _join_headers(headers: Sequence[tuple[str, bytes | None]]) -> bytes:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import random
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from redbroker.client.connection import Connection
+from redbroker.client.delivery import Delivery
 from redbroker.client.errors import BufferFullError, DeliveryError, SerializationError
 from redbroker.client.producer import Producer
-from redbroker.client.types import Sent
 from redbroker.config import SettingsError
 from redbroker.engine.log import Read
 from redbroker.errors import ErrorCode, KafkaError
@@ -154,7 +158,7 @@ async def test_a_topic_made_anew_by_somebody_else_gets_what_was_under_way(valkey
 async def test_a_full_buffer_refuses_and_send_waits_for_room(valkey: Server) -> None:
     async with Producer(valkey.unix_url, buffer_bytes=2_000, linger_ms=200) as producer:
         await producer.partitions_for("t")
-        futures: list[asyncio.Future[Sent]] = []
+        futures: list[Delivery] = []
         with pytest.raises(BufferFullError, match=r"buffer_bytes \(2000\)"):
             futures.extend(producer.send_nowait("t", b"x" * 100) for _ in range(100))
         assert 10 <= len(futures) <= 20
@@ -293,6 +297,91 @@ async def test_a_master_killed_in_the_middle_costs_no_record_and_doubles_none(cl
             assert numbers == list(range(partition, 3_000, 3))
         for n, future in enumerate(futures):
             assert future.result().offset == n // 3
+
+
+# --- the short way ----------------------------------------------------------------------------------------------------
+
+
+async def test_plain_records_between_others_keep_their_order_and_their_times(valkey: Server) -> None:
+    async with Producer(valkey.unix_url, num_partitions=1, batch_bytes=2_000) as producer:
+        for name in ("t", "u"):
+            await producer.partitions_for(name)
+        told: dict[str, list[Delivery]] = {"t": [], "u": []}
+        dice = random.Random(7)
+        ways: list[dict[str, Any]] = [{}] * 6
+        ways += [{"key": b"k"}, {"headers": [("h", b"v")]}, {"timestamp_ms": 1_000}, {"partition": 0}]
+        for number in range(3_000):
+            name = dice.choice("tttttu")
+            told[name].append(producer.send_nowait(name, b"%d" % number, **dice.choice(ways)))
+            if not number % 500:
+                told[name].append(producer.send_nowait(name, None, key=b"gone"))
+                await asyncio.sleep(0)
+            if not number % 700:
+                await producer.flush()
+        await producer.flush()
+        assert producer._room.used == 0
+        for name, handles in told.items():
+            records = await stored(producer, name)
+            assert [(each.offset, each.timestamp) for each in records] == [
+                (handle.result().offset, handle.result().timestamp_ms) for handle in handles
+            ]
+            numbers = [int(each.value) for each in records if each.value is not None]
+            assert numbers == sorted(numbers)
+            assert {each.timestamp for each in records} & {1_000}
+            assert all(abs(each.timestamp - time.time() * 1_000) < 60_000 for each in records if each.timestamp > 1_000)
+
+
+async def test_what_is_lent_is_taken_from_the_room_and_given_back(valkey: Server) -> None:
+    async with Producer(valkey.unix_url, num_partitions=1, buffer_bytes=2_000, linger_ms=60_000) as producer:
+        for name in ("t", "u"):
+            await producer.partitions_for(name)
+        taken = [producer.send_nowait("t", bytes(100)) for _ in range(3)]
+        assert producer._room.used == 2_000  # the rest is lent,
+        taken += [
+            producer.send_nowait("u", bytes(100), key=b"k")
+            for _ in range(11)  # but there for others
+        ]
+        assert producer._room.used == 11 * 134 + 3 * 133
+        with pytest.raises(BufferFullError):
+            producer.send_nowait("t", bytes(100))
+        await producer.ready()
+        taken.append(producer.send_nowait("t", bytes(100)))
+        await producer.flush()
+        assert taken[-1].result().offset == 3
+        assert all(each.done() for each in taken) and producer._room.used == 0
+
+
+async def test_a_topic_that_changed_is_looked_at_again(valkey: Server) -> None:
+    async with Producer(valkey.unix_url, num_partitions=1, linger_ms=60_000) as producer:
+        topics = producer._engine.topics
+        await producer.partitions_for("t")
+        first = [producer.send_nowait("t", b"v") for _ in range(2)]
+        await topics.delete("t")
+        await topics.create("t", 1, {"cleanup.policy": "compact"})
+        with pytest.raises(DeliveryError, match="it takes no record without a key"):
+            producer.send_nowait("t", b"v")
+        await producer.flush(30)
+        assert all(each.done() for each in first)
+
+
+async def test_records_cost_no_objects_and_are_let_go_once_they_are_stored(valkey: Server) -> None:
+    async with Producer(valkey.unix_url, num_partitions=1) as producer:
+        await producer.send("t", b"first")
+        value = bytes(1_000)
+        alone = sys.getrefcount(value)
+        gc.collect()
+        gc.disable()
+        try:
+            before = len(gc.get_objects())
+            for _ in range(5_000):
+                producer.send_nowait("t", value)
+            assert len(gc.get_objects()) - before < 1_000  # a few per batch
+            held = producer.send_nowait("t", value)
+            await producer.flush()
+            assert held.result().offset == 5_001
+            assert sys.getrefcount(value) == alone
+        finally:
+            gc.enable()
 
 
 # --- a full Redis -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redbroker.errors import ErrorCode, KafkaError
-from redbroker.wire.record_set import Record, decode_records, join_records, read_varint, split_records, to_varint
+from redbroker.wire.record_set import (
+    Record,
+    decode_records,
+    join_columns,
+    join_records,
+    read_varint,
+    split_records,
+    to_varint,
+)
 
 blobs = st.none() | st.binary(max_size=200)
 records = st.builds(
@@ -49,6 +57,39 @@ def test_offsets_count_from_the_base() -> None:
     data, count, last_delta, first_ms, _ = join_records([Record(105, 1000, None, b"v")], 100)
     assert last_delta == 5
     assert list(split_records(data, count, 200, first_ms)) == [Record(205, 1000, None, b"v")]
+
+
+@given(
+    st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=4),
+    st.lists(st.integers(1, 90), min_size=1, max_size=4),
+    st.lists(st.sampled_from([0, 1, 63, 64, 100, 4_085, 4_096, 9_000]), min_size=1, max_size=30),
+)
+def test_columns_become_the_same_bytes(times_ms: list[int], runs: list[int], sizes: list[int]) -> None:
+    since = [sum(runs[:number]) for number in range(len(runs))][: len(times_ms)]
+    times_ms = times_ms[: len(since)]
+    values = [bytes(sizes[place % len(sizes)]) for place in range(sum(runs))]
+    check_columns(values, None, since, times_ms)
+    check_columns(values, [None if place % 3 else b"k" for place in range(len(values))], since, times_ms)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 63, 64, 65, 80, 4_095, 4_096, 4_097, 8_191, 8_192, 8_193, 8_300])
+def test_columns_are_joined_however_long_their_offsets_are(count: int) -> None:
+    check_columns([b"v"] * count, None, [0], [5])
+
+
+def check_columns(values: list[bytes], keys: list[bytes | None] | None, since: list[int], times_ms: list[int]) -> None:
+    headers = {} if keys is None else {place: [("h", b"")] for place in range(0, len(values), 7)}
+    rows = [
+        Record(
+            place,
+            times_ms[max(run for run, first in enumerate(since) if first <= place)],
+            None if keys is None else keys[place],
+            value,
+            headers.get(place, ()),
+        )
+        for place, value in enumerate(values)
+    ]
+    assert join_columns(values, keys, headers, since, times_ms) == join_records(rows, 0)[0]
 
 
 def test_append_time_hides_the_records_own() -> None:
