@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import count, repeat
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from redbroker.client.errors import DeliveryError, ProducerRecord
 from redbroker.client.types import Sent
@@ -45,8 +45,8 @@ class Delivery(tuple["Fate", int]):
 
     def __await__(self) -> Generator[Any, None, Sent]:
         """Wait until the record is stored or has failed."""
-        if not self.done():
-            fate, place = self
+        fate, place = self
+        if not (fate.settled or place in fate.cancelled):
             waiter = fate.loop.create_future()
             fate.watch(place, waiter)
             try:
@@ -76,9 +76,9 @@ class Delivery(tuple["Fate", int]):
 
     def result(self) -> Sent:
         """The record's place; raises its DeliveryError, InvalidStateError before it is done, or CancelledError."""
-        if (error := self.exception()) is not None:
-            raise error
         fate, place = self
+        if (fate.failed or fate.cancelled or not fate.settled) and (error := self.exception()) is not None:
+            raise error
         return fate.sent(place)
 
     def exception(self) -> DeliveryError | None:
@@ -133,6 +133,7 @@ class Delivery(tuple["Fate", int]):
 Columns = tuple[Sequence[bytes | None], Sequence[bytes | None] | None, Mapping[int, "Pairs"]]
 """Values, keys (None: no record has one) and headers of records, by place."""
 
+new_tuple = tuple.__new__  # skips the argument handling of a named tuple's own constructor
 NONE_CANCELLED: dict[int, Any] = {}
 
 
@@ -143,15 +144,15 @@ class Fate:
     """
 
     __slots__ = (
-        "_base_offset", "_columns", "_error", "_watchers", "cancelled", "loop", "partition", "settled", "since",
-        "times_ms", "topic",
+        "_base_offset", "_columns", "_error", "_watchers", "cancelled", "failed", "loop", "partition", "settled",
+        "since", "times_ms", "topic",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, topic: str, partition: int | None) -> None:
         self.loop = loop
         self.topic = topic
         self.partition = partition
-        self.settled = False
+        self.settled = self.failed = False
         self.since = array("q")
         self.times_ms = array("q")
         self.cancelled = NONE_CANCELLED
@@ -179,7 +180,7 @@ class Fate:
 
     def fail(self, error: KafkaError, columns: Columns) -> None:
         """None is stored, and who asks gets his record back."""
-        self._error, self._columns = error, columns
+        self.failed, self._error, self._columns = True, error, columns
         self._tell()
 
     def cancel(self, place: int, message: Any) -> None:
@@ -209,10 +210,11 @@ class Fate:
 
     def _wake(self, place: int, watching: list[Any]) -> None:
         for each in watching:
-            if isinstance(each, tuple):
+            kind = each.__class__
+            if kind is tuple:
                 callback, delivery, context = each
                 self.loop.call_soon(callback, delivery, context=context)
-            elif isinstance(each, Fate):
+            elif kind is Fate:
                 each.follow(self, place)
             elif not each.done():
                 each.set_result(None)
@@ -224,9 +226,13 @@ class Fate:
         if self.settled:
             self._wake(place, [watcher])
             return
-        if self._watchers is None:
-            self._watchers = {}
-        self._watchers.setdefault(place, []).append(watcher)
+        watchers = self._watchers
+        if watchers is None:
+            watchers = self._watchers = {}
+        if place in watchers:
+            watchers[place].append(watcher)
+        else:
+            watchers[place] = [watcher]
 
     def forget(self, place: int, which: Callable[[Any], bool]) -> int:
         """Tell those no more; gives how many they were."""
@@ -239,7 +245,7 @@ class Fate:
     def sent(self, place: int) -> Sent:
         """Where a record is, once all are stored."""
         offset = -1 if self._base_offset < 0 else self._base_offset + place
-        return Sent(self.topic, cast(int, self.partition), offset, self.time_ms(place))
+        return new_tuple(Sent, (self.topic, self.partition, offset, self.time_ms(place)))
 
     def error(self, place: int) -> DeliveryError | None:
         """Why a record is not stored, if they failed."""
@@ -254,4 +260,5 @@ class Fate:
 
     def time_ms(self, place: int) -> int:
         """When a record was taken."""
-        return self.times_ms[bisect_right(self.since, place) - 1]
+        times_ms = self.times_ms
+        return times_ms[0] if len(times_ms) == 1 else times_ms[bisect_right(self.since, place) - 1]

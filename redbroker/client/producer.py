@@ -210,7 +210,8 @@ class Producer:
         added: Pairs,
     ) -> Delivery:  # fmt: skip
         """The long way, which may end with a batch lent to the short one."""
-        self._recall()
+        if self._lent is not NOTHING_LENT:
+            self._recall()
         if (
             not self._plain
             or headers
@@ -319,10 +320,11 @@ class Producer:
     def _lend(self, outbox: Outbox, compacted: bool) -> None:
         """Let plain records to come into the open batch without more ado, for as long as nothing else happens.
 
+        A batch that has only one record yet may stay alone: a loan would cost it more than it saves.
         What they may take is taken from the room beforehand; one batch at a time has such a loan.
         """
         batch, room = outbox.open, self._room
-        if batch is None or not batch.plain or compacted or room.waited_for:
+        if batch is None or len(batch) == 1 or not batch.plain or compacted or room.waited_for:
             return
         loan = min(outbox.limit - batch.held, room.most - room.used)
         if loan > 0:
