@@ -31,7 +31,7 @@ class Batch:
     """One batch of one partition; `encoded` is what the log gets, empty until it first leaves.
 
     `held` bytes of the producer's room are its own, of which `left` are lent for records to come: while there are any,
-    a producer may put plain ones in itself, by `append`, `take` and, once `until_ns` has come, `tick`.
+    a producer may put plain ones in itself, by `tick` (once `until_ns` has come), `append` and `take`, the handle.
     """
 
     __slots__ = (
@@ -51,11 +51,9 @@ class Batch:
         self.encoded = b""
         self.held = self.left = self.until_ns = 0
         self.fate = Fate(done.get_loop(), self.topic, outbox.partition)
-        self.take = self.fate.handles()
         self._values: list[bytes | None] = []
         self._keys: list[bytes | None] | None = None
         self._headers: dict[int, tuple[tuple[str, bytes | None], ...]] = {}
-        self.append = self._values.append
 
     def __len__(self) -> int:
         return len(self._values)
@@ -91,7 +89,14 @@ class Batch:
             if headers:
                 self._headers[place] = headers
         self.held += nbytes
-        return self.take()
+        return Delivery((self.fate, place))
+
+    def lend(self, nbytes: int) -> None:
+        """Take so many bytes of the producer's room for plain records to come."""
+        self.held += nbytes
+        self.left = nbytes
+        self.append = self._values.append
+        self.take = self.fate.handles(len(self._values))
 
     def tick(self, now_ns: int) -> None:
         """The next record is taken at this time, and those of the same millisecond.

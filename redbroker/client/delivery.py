@@ -47,8 +47,7 @@ class Delivery(tuple["Fate", int]):
         """Wait until the record is stored or has failed."""
         fate, place = self
         if not (fate.settled or place in fate.cancelled):
-            waiter = fate.loop.create_future()
-            fate.watch(place, waiter)
+            waiter = fate.waiter(place)
             try:
                 yield from waiter
             except BaseException:
@@ -159,11 +158,11 @@ class Fate:
         self._base_offset = -1
         self._error: KafkaError | None = None
         self._columns: Columns = ((), None, {})
-        self._watchers: dict[int, list[Any]] | None = None
+        self._watchers: dict[int, Any] | None = None  # one by place, or a list of them
 
-    def handles(self) -> Callable[[], Delivery]:
-        """What gives the next place's handle, each time it is called; all in C, for it is called for every record."""
-        return map(Delivery, zip(repeat(self), count())).__next__
+    def handles(self, place: int) -> Callable[[], Delivery]:
+        """What gives this place's handle, then the next one's; all in C, for it is called for every record."""
+        return map(Delivery, zip(repeat(self), count(place))).__next__
 
     def taken(self, place: int, timestamp_ms: int) -> None:
         """Records from this place on were taken at this time."""
@@ -208,8 +207,8 @@ class Fate:
         for place, watching in (watchers or {}).items():
             self._wake(place, watching)
 
-    def _wake(self, place: int, watching: list[Any]) -> None:
-        for each in watching:
+    def _wake(self, place: int, watching: Any) -> None:
+        for each in watching if watching.__class__ is list else (watching,):
             kind = each.__class__
             if kind is tuple:
                 callback, delivery, context = each
@@ -224,23 +223,33 @@ class Fate:
     def watch(self, place: int, watcher: Any) -> None:
         """Tell a future, another fate or a callback once this one is done."""
         if self.settled:
-            self._wake(place, [watcher])
+            self._wake(place, watcher)
             return
-        watchers = self._watchers
-        if watchers is None:
-            watchers = self._watchers = {}
-        if place in watchers:
-            watchers[place].append(watcher)
-        else:
-            watchers[place] = [watcher]
+        if self._watchers is None:
+            self._watchers = {}
+        before = self._watchers.setdefault(place, watcher)
+        if before.__class__ is list:
+            before.append(watcher)
+        elif before is not watcher:
+            self._watchers[place] = [before, watcher]
+
+    def waiter(self, place: int) -> asyncio.Future[None]:
+        """A future of the caller's own that tells when a record is stored or has failed; he may cancel it."""
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        self.watch(place, waiter)
+        return waiter
 
     def forget(self, place: int, which: Callable[[Any], bool]) -> int:
         """Tell those no more; gives how many they were."""
-        watching = (self._watchers or {}).get(place, [])
+        if self._watchers is None or place not in self._watchers:
+            return 0
+        watching = self._watchers.pop(place)
+        if watching.__class__ is not list:
+            watching = [watching]
         kept = [each for each in watching if not which(each)]
-        gone = len(watching) - len(kept)
-        watching[:] = kept
-        return gone
+        if kept:
+            self._watchers[place] = kept
+        return len(watching) - len(kept)
 
     def sent(self, place: int) -> Sent:
         """Where a record is, once all are stored."""

@@ -165,7 +165,11 @@ class Producer:
             except BufferFullError:
                 await self.ready()
             else:
-                return await delivery
+                break
+        fate, place = delivery
+        if not fate.settled:
+            await fate.waiter(place)  # nobody else has this handle: what waits for it is simply left behind
+        return delivery.result()
 
     def send_nowait(
         self,
@@ -329,8 +333,7 @@ class Producer:
         loan = min(outbox.limit - batch.held, room.most - room.used)
         if loan > 0:
             room.used += loan
-            batch.held += loan
-            batch.left = loan
+            batch.lend(loan)
             self._lent = batch
 
     def _recall(self) -> None:

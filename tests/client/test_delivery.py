@@ -26,7 +26,7 @@ def some(count: int) -> tuple[Fate, list[Delivery]]:
     fate.taken(0, 7)
     fate.taken(1, 7)
     fate.taken(2, 8)
-    take = fate.handles()
+    take = fate.handles(0)
     return fate, [take() for _ in range(count)]
 
 
@@ -218,7 +218,7 @@ async def test_what_is_dropped_is_gone_without_the_collector() -> None:
     gc.disable()
     try:
         fate = Fate(asyncio.get_running_loop(), "t", 0)
-        take = fate.handles()
+        take = fate.handles(0)
         before = len(gc.get_objects())
         for _ in range(1_000):
             take()
