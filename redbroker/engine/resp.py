@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -354,7 +355,11 @@ async def open_socket(address: Address, access: Access, factory: Any) -> Any:
     """Connect a protocol by TCP, TLS or unix socket."""
     loop = asyncio.get_running_loop()
     if not address.port:
-        return (await loop.create_unix_connection(factory, address.host))[1]
+        transport, protocol = await loop.create_unix_connection(factory, address.host)
+        # By itself it holds 208 KiB, less than one call with big batches: the server would run dry while we work.
+        # The kernel gives as much of it as net.core.wmem_max allows; TCP finds its size by itself.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WRITE_CHUNK_BYTES)
+        return protocol
     return (await loop.create_connection(factory, address.host, address.port, ssl=access.tls))[1]
 
 
