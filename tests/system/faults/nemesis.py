@@ -265,7 +265,7 @@ def isolate_worker(nemesis: Nemesis) -> Fault:
     return parted(nemesis, [victim.party], nodes, victim.address)
 
 
-# --- replicas, slots, scripts, memory -------------------------------------------------------------------------
+# --- replicas, slots, scripts, memory, disk -------------------------------------------------------------------------
 
 
 @fault
@@ -316,6 +316,16 @@ def fill_memory(nemesis: Nemesis) -> Fault:
     victim = nemesis.master()
     victim.command("CONFIG", "SET", "maxmemory", 1)
     return Fault(victim.address, lambda: victim.command("CONFIG", "SET", "maxmemory", 0))
+
+
+@fault
+def fill_disk(nemesis: Nemesis) -> Fault:
+    """The next append to the file fails, and with `appendfsync always` the server ends itself."""
+    disks = nemesis.world.disks
+    victim = nemesis.random.choice([node for node in nemesis.world.storage.nodes if node.port in disks])
+    disk = disks[victim.port]
+    disk.fill()
+    return Fault(victim.address, lambda: (disk.free(), alive(victim)))
 
 
 def alive(*nodes: Server) -> None:

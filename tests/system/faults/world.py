@@ -20,6 +20,7 @@ from redbroker.engine.slots import key_slot
 from tests.support.clusters import NODE_TIMEOUT_MS, Cluster, a_cluster
 from tests.support.servers import Server, free_port, started, wait_until
 from tests.system.faults.apart import Network, NotPermitted, Party, a_network
+from tests.system.faults.disk import Disk, a_disk
 
 CLIENT_END_S = 90.0
 CLIENT_GROUPS = 30_001
@@ -111,10 +112,13 @@ class Pair:
 class World:
     """Storage, workers and clients of one run."""
 
-    def __init__(self, storage: Cluster | Pair, history: Path, network: Network | str) -> None:
-        """`network`: a network of the run's own, or why there is none."""
+    def __init__(
+        self, storage: Cluster | Pair, history: Path, network: Network | str, disks: dict[int, Disk] | str
+    ) -> None:
+        """A network of the run's own and small disks by the port of their server; or why there are none."""
         self.storage = storage
         self._network = network
+        self._disks = disks
         self.history = history
         self.workers: list[Worker] = []
         self.clients: dict[str, subprocess.Popen[bytes]] = {}
@@ -132,6 +136,13 @@ class World:
         if isinstance(self._network, str):
             raise NotPermitted(self._network)
         return self._network
+
+    @property
+    def disks(self) -> dict[int, Disk]:
+        """Small disks by the port of the server that has one; NotPermitted where there can be none."""
+        if isinstance(self._disks, str):
+            raise NotPermitted(self._disks)
+        return self._disks
 
     @property
     def bootstrap(self) -> str:
@@ -187,6 +198,8 @@ class World:
         """Everything runs again, and every copy is in step."""
         if isinstance(self._network, Network):
             self._network.mend()
+        for disk in () if isinstance(self._disks, str) else self._disks.values():
+            disk.free()
         self.storage.heal()
         for node in self.storage.nodes:
             node.command("CONFIG", "SET", "maxmemory", 0)
@@ -217,21 +230,30 @@ def a_world(
                 network = str(why)
         own = network if isinstance(network, Network) else None
 
-        def known(nodes: list[Server]) -> None:
+        disks: dict[int, Disk] = {}
+        no_disks = network if isinstance(network, str) else ""
+
+        def prepare(nodes: list[Server]) -> None:
+            nonlocal no_disks
             for node in nodes:
                 node.group = joined(own, party_of(node))
+            try:
+                for node in () if no_disks else (nodes[0], nodes[len(nodes) // 2]):  # a master and its replica
+                    disks[node.port] = stack.enter_context(a_disk(node.directory))
+            except NotPermitted as why:
+                no_disks = str(why)
 
         storage: Cluster | Pair
         if cluster:
-            storage = stack.enter_context(a_cluster(3, 1, *options, binary=binary, prepare=known))
+            storage = stack.enter_context(a_cluster(3, 1, *options, binary=binary, prepare=prepare))
         else:
             master = Server(*options, binary=binary)
             replica = Server("--replicaof", f"127.0.0.1 {master.port}", *options, binary=binary)
-            known([master, replica])
+            prepare([master, replica])
             stack.enter_context(started([master, replica]))
             storage = Pair(master, replica)
             wait_until(storage.healthy, what="replica connects")
-        world = World(storage, history, network)
+        world = World(storage, history, network, no_disks or disks)
         stack.callback(lambda: stop_all([worker.process for worker in world.workers]))
         for _ in range(workers):
             world.workers.append(Worker(storage.url, network=own))

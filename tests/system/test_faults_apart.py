@@ -1,4 +1,7 @@
-"""Cuts in the network that really cut, seen from outside it, while clients work; and nothing acknowledged is lost."""
+"""Cuts in the network that cut and disks that refuse, while clients work; and nothing acknowledged is lost.
+
+The servers are asked through their sockets in the file system, which no cut reaches.
+"""
 
 from __future__ import annotations
 
@@ -98,3 +101,15 @@ def test_a_worker_without_redis_is_replaced_while_its_clients_still_reach_it(tmp
         assert AdminClient({"bootstrap.servers": fault.target}).list_topics(timeout=5).brokers
 
     while_at_work(tmp_path, "isolate-worker", see)
+
+
+def test_a_full_disk_ends_its_server_and_a_replica_goes_on(tmp_path: Path) -> None:
+    def see(nemesis: Nemesis, fault: Fault) -> None:
+        victim = node(nemesis, fault.target)
+        with pytest.raises(OSError, match="No space left"):
+            (victim.directory / "more").write_bytes(bytes(1 << 16))
+        assert victim.process
+        assert victim.process.wait(15) == 1
+        wait_until(lambda: len(nemesis.world.masters()) == 3, 15, "there are three masters again")
+
+    while_at_work(tmp_path, "fill-disk", see)
