@@ -2,7 +2,8 @@
 
 Each worker claims the small node id that belongs to its advertised address, and beats every `worker_heartbeat_ms`;
 one that stays silent for `worker_timeout_ms` is removed by whichever worker beats next. Time is the Redis server's,
-taken inside the scripts. While Redis is away the last known workers stay in use.
+taken inside the scripts. While Redis is away the last known workers stay in use, but for one: a worker that hears
+nothing of any master for `worker_timeout_ms` is dead to the others by now, and sends clients that still reach it there.
 
 Partitions, groups and transactional ids are spread over the live workers by rendezvous hashing: every process computes
 the same answer, and when a worker leaves only what it had moves. This is routing only. Any worker serves any request,
@@ -75,6 +76,7 @@ class Workers:
         self._instance = secrets.token_hex(8)
         self._own: Worker | None = None
         self._replaced = False
+        self._beaten_s = 0.0
         self._ring = Ring(())
         self._leaders: dict[tuple[str, int], Worker] = {}
         self._known = b""
@@ -176,11 +178,24 @@ class Workers:
                 await self._changed.wait()
             self._changed = anyio.Event()
             try:
-                await self.refresh()
-            except KafkaError as away:
+                with anyio.fail_after(settings.worker_timeout_ms / 1000):
+                    await self.refresh()
+            except (KafkaError, TimeoutError) as away:
                 log.debug("No heartbeat, the last known workers stay in use: %s", away)
+                self._step_aside()
 
     # --- inside --------------------------------------------------------------------------------------------
+
+    def _step_aside(self) -> None:
+        """Where all of Redis is silent, clients are better off with the others, if there are any."""
+        own, heard_s = self._own, max(self._beaten_s, self._storage.heard_s)
+        if own is None or anyio.current_time() - heard_s < self._settings.worker_timeout_ms / 1000:
+            return
+        others = [worker for worker in self._ring.workers if worker.node_id != own.node_id]
+        if others and len(others) < len(self._ring.workers):
+            log.warning("Redis was silent for worker_timeout_ms: clients of node %d are sent elsewhere.", own.node_id)
+            self._known = b""  # whatever Redis says next is news
+            self._use(others)
 
     async def _beat(self, own: Worker) -> bytes:
         keys = self._keys
@@ -189,6 +204,7 @@ class Workers:
             (keys.workers, keys.beats, keys.versions, keys.changes),
             (own.node_id, self._instance, self._settings.worker_timeout_ms, self._known),
         )
+        self._beaten_s = anyio.current_time()
         if status == b"replaced" and self._own is own:
             self._replaced = True
             log.error(
@@ -213,8 +229,11 @@ class Workers:
         if self._own is not None and not self._replaced:
             found[self._own.node_id] = self._own  # whoever else takes this worker for dead: it is not
         if tuple(sorted(found.values())) != self._ring.workers:
-            self._ring = Ring(found.values())
-            self._leaders.clear()
+            self._use(found.values())
+
+    def _use(self, workers: Iterable[Worker]) -> None:
+        self._ring = Ring(workers)
+        self._leaders.clear()
 
 
 def _unpack(stored: bytes) -> Worker:
