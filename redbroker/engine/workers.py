@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 NODES_MAX = 1_000
 """Addresses that keep their node id; beyond that those without a live worker are forgotten."""
 CACHED_LEADERS_MAX = 200_000
+GONE_S = 5.0
+"""How long a worker without partitions is still named to clients. librdkafka ends its thread for a broker that is no
+longer named, and with it, for a second, the partitions that the same answer gives to another one."""
 MASK = 2**64 - 1
 
 
@@ -79,6 +82,7 @@ class Workers:
         self._beaten_s = 0.0
         self._ring = Ring(())
         self._leaders: dict[tuple[str, int], Worker] = {}
+        self._gone: dict[Worker, float] = {}
         self._known = b""
         self._changed = anyio.Event()
         self._refreshing = anyio.Lock()
@@ -93,6 +97,15 @@ class Workers:
     def live(self) -> Sequence[Worker]:
         """The live workers by node id."""
         return self._ring.workers
+
+    def named(self) -> Sequence[Worker]:
+        """The live workers, and those that were until a moment ago."""
+        if not self._gone:
+            return self._ring.workers
+        self._forget_gone()
+        live = self._ring.workers
+        ids = {worker.node_id for worker in live}
+        return sorted((*live, *(worker for worker in self._gone if worker.node_id not in ids)))
 
     def leader(self, topic: str, partition: int) -> Worker:
         """The worker clients are told is the leader of a partition; LEADER_NOT_AVAILABLE when nobody is alive."""
@@ -214,6 +227,10 @@ class Workers:
         self._learn(version, workers)
         return bytes(status)
 
+    def _forget_gone(self) -> None:
+        now = anyio.current_time()
+        self._gone = {worker: since for worker, since in self._gone.items() if now - since < GONE_S}
+
     async def _look(self) -> None:
         keys = self._keys
         version, workers = await self._storage.run(
@@ -232,7 +249,9 @@ class Workers:
             self._use(found.values())
 
     def _use(self, workers: Iterable[Worker]) -> None:
-        self._ring = Ring(workers)
+        before, self._ring = self._ring, Ring(workers)
+        self._forget_gone()
+        self._gone |= dict.fromkeys(set(before.workers) - set(self._ring.workers), anyio.current_time())
         self._leaders.clear()
 
 

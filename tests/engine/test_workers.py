@@ -182,6 +182,26 @@ async def test_the_last_known_workers_stay_while_redis_is_away(valkey):
 
 
 @pytest.mark.anyio
+async def test_who_left_is_named_for_a_moment_but_leads_nothing(storage, monkeypatch):
+    one, two = workers(storage), workers(storage)
+    await one.register("h", 1)
+    await two.register("h", 2)
+    await one.refresh()
+    await two.deregister()
+    await one.refresh()
+    assert [worker.node_id for worker in one.named()] == [1, 2]
+    assert [worker.node_id for worker in one.live()] == [1]
+    assert {one.leader("t", partition).node_id for partition in range(20)} == {1}
+    await two.register("h", 2)
+    await one.refresh()
+    assert [worker.node_id for worker in one.named()] == [1, 2]
+    await two.deregister()
+    await one.refresh()
+    monkeypatch.setattr(module, "GONE_S", 0.0)
+    assert [worker.node_id for worker in one.named()] == [1]
+
+
+@pytest.mark.anyio
 async def test_a_running_worker_beats_and_hears_of_changes(storage, valkey):
     one, two = workers(storage), workers(storage)
     await one.register("h", 1)

@@ -23,7 +23,7 @@ from redbroker.engine.log import Append, Appended, Read, ReadResult
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import build_batch, iter_records, read_header
 from tests.system.faults.history import History, payload, value_of
-from tests.system.faults.place import DELIVERY_S, END_S, IN_FLIGHT_MAX, QUIET, RETRY_S, Place
+from tests.system.faults.place import DELIVERY_S, END_S, FRESH_MS, IN_FLIGHT_MAX, QUIET, RETRY_S, Place
 from tests.system.faults.sdk_clients import sdk_joins, sdk_reads, sdk_writes
 
 # --- confluent-kafka ------------------------------------------------------------------------------------------
@@ -157,7 +157,11 @@ async def aiokafka_writes(place: Place) -> None:
     while not place.stop.is_set():
         try:
             producer = AIOKafkaProducer(
-                bootstrap_servers=place.bootstrap, enable_idempotence=True, acks="all", request_timeout_ms=20_000
+                bootstrap_servers=place.bootstrap,
+                enable_idempotence=True,
+                acks="all",
+                request_timeout_ms=20_000,
+                metadata_max_age_ms=FRESH_MS,
             )
             await producer.start()
         except Exception as error:
@@ -218,6 +222,7 @@ async def aiokafka_reads(place: Place) -> None:
         auto_offset_reset="earliest",
         auto_commit_interval_ms=500,
         fetch_max_wait_ms=100,
+        metadata_max_age_ms=FRESH_MS,
     )
     consumer.subscribe([place.topic], listener=Listener())
     await consumer.start()

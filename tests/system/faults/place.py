@@ -18,6 +18,9 @@ IN_FLIGHT_MAX = 200
 DELIVERY_S = 60.0
 END_S = 30.0
 RETRY_S = 0.1
+FRESH_MS = 3_000
+"""How old metadata may be. aiokafka never asks its bootstrap servers again: when all workers of its last metadata are
+gone, it knows nobody, and after a worker has come back that lasts for up to five minutes by default."""
 
 
 @dataclass
