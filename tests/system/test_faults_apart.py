@@ -15,6 +15,7 @@ from tests.support.servers import Server, wait_until
 from tests.system.faults.apart import NotPermitted, Party, a_network
 from tests.system.faults.nemesis import FAULTS, Fault, Nemesis
 from tests.system.faults.run import Plan, run
+from tests.system.faults.scenarios import BURST, SETTLED, left_in_a_minority
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(90)]
 
@@ -76,6 +77,19 @@ def test_a_master_that_is_cut_off_is_replaced_and_goes_on_believing_in_itself(tm
         wait_until(lambda: all(state(each) == "ok" for each in others), 10, "the others go on")
 
     while_at_work(tmp_path, "isolate-master", see)
+
+
+@pytest.mark.anyio
+async def test_acks_one_loses_what_a_master_in_a_minority_takes(tmp_path: Path) -> None:
+    verdict = await left_in_a_minority(tmp_path / "history.jsonl", acks=1)
+    assert verdict.fatal()["lost-write"] == BURST
+
+
+@pytest.mark.anyio
+async def test_with_all_copies_nothing_is_acknowledged_in_a_minority(tmp_path: Path) -> None:
+    verdict = await left_in_a_minority(tmp_path / "history.jsonl", acks=-1)
+    assert not verdict.findings
+    assert (verdict.counts["acknowledged"], verdict.counts["indefinite"]) == (SETTLED, BURST)
 
 
 def test_a_replica_that_is_cut_off_confirms_nothing(tmp_path: Path) -> None:
