@@ -202,7 +202,8 @@ class Workers:
     def _step_aside(self) -> None:
         """Where all of Redis is silent, clients are better off with the others, if there are any."""
         own, heard_s = self._own, max(self._beaten_s, self._storage.heard_s)
-        if own is None or anyio.current_time() - heard_s < self._settings.worker_timeout_ms / 1000:
+        silent_s = anyio.current_time() - heard_s
+        if own is None or self._replaced or silent_s < self._settings.worker_timeout_ms / 1000:
             return
         others = [worker for worker in self._ring.workers if worker.node_id != own.node_id]
         if others and len(others) < len(self._ring.workers):
