@@ -19,8 +19,11 @@ STOP_S = 15.0
 class Process:
     """One running `redbroker dev` or `redbroker worker`; `address` is where clients connect."""
 
-    def __init__(self, *words: str, cwd: Path | None = None) -> None:
-        """Start it and wait until it is ready; RuntimeError with its last words when it is not. `cwd`: where to run."""
+    def __init__(self, *words: str, cwd: Path | None = None, group: int | None = None) -> None:
+        """Start it and wait until it is ready; RuntimeError with its last words when it is not.
+
+        `cwd`: where to run; `group`: as which group, for root.
+        """
         self.words = words
         self.last_words: deque[str] = deque(maxlen=20)
         self.running = subprocess.Popen(
@@ -30,6 +33,7 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=cwd,
+            group=group,
         )
         self._ready: Queue[str | None] = Queue()
         threading.Thread(target=self._listen, daemon=True).start()

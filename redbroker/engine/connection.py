@@ -110,6 +110,12 @@ class Storage:
         """Replicas of the master that has the fewest, as last seen; those that are away count where they are known."""
         return min(node.replicas for node in dict.fromkeys(self._owners))
 
+    @property
+    def heard_s(self) -> float:
+        """When a master last said anything, whichever, on the event loop's clock; 0 while there is no connection."""
+        pipes = [lane.pipe for node in self._nodes.values() for lane in (node.calls, node.acks)]
+        return max((pipe.heard for pipe in pipes if pipe is not None), default=0.0)
+
     def master_of(self, key: bytes) -> Address:
         """The master that serves a key now."""
         return self._owners[key_slot(key) if self.cluster else 0].address

@@ -2,7 +2,8 @@
 
 Each worker claims the small node id that belongs to its advertised address, and beats every `worker_heartbeat_ms`;
 one that stays silent for `worker_timeout_ms` is removed by whichever worker beats next. Time is the Redis server's,
-taken inside the scripts. While Redis is away the last known workers stay in use.
+taken inside the scripts. While Redis is away the last known workers stay in use, but for one: a worker that hears
+nothing of any master for `worker_timeout_ms` is dead to the others by now, and sends clients that still reach it there.
 
 Partitions, groups and transactional ids are spread over the live workers by rendezvous hashing: every process computes
 the same answer, and when a worker leaves only what it had moves. This is routing only. Any worker serves any request,
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 NODES_MAX = 1_000
 """Addresses that keep their node id; beyond that those without a live worker are forgotten."""
 CACHED_LEADERS_MAX = 200_000
+GONE_S = 5.0
+"""How long a worker without partitions is still named to clients. librdkafka ends its thread for a broker that is no
+longer named, and with it, for a second, the partitions that the same answer gives to another one."""
 MASK = 2**64 - 1
 
 
@@ -75,8 +79,10 @@ class Workers:
         self._instance = secrets.token_hex(8)
         self._own: Worker | None = None
         self._replaced = False
+        self._beaten_s = 0.0
         self._ring = Ring(())
         self._leaders: dict[tuple[str, int], Worker] = {}
+        self._gone: dict[Worker, float] = {}
         self._known = b""
         self._changed = anyio.Event()
         self._refreshing = anyio.Lock()
@@ -91,6 +97,15 @@ class Workers:
     def live(self) -> Sequence[Worker]:
         """The live workers by node id."""
         return self._ring.workers
+
+    def named(self) -> Sequence[Worker]:
+        """The live workers, and those that were until a moment ago."""
+        if not self._gone:
+            return self._ring.workers
+        self._forget_gone()
+        live = self._ring.workers
+        ids = {worker.node_id for worker in live}
+        return sorted((*live, *(worker for worker in self._gone if worker.node_id not in ids)))
 
     def leader(self, topic: str, partition: int) -> Worker:
         """The worker clients are told is the leader of a partition; LEADER_NOT_AVAILABLE when nobody is alive."""
@@ -176,11 +191,25 @@ class Workers:
                 await self._changed.wait()
             self._changed = anyio.Event()
             try:
-                await self.refresh()
-            except KafkaError as away:
+                with anyio.fail_after(settings.worker_timeout_ms / 1000):
+                    await self.refresh()
+            except (KafkaError, TimeoutError) as away:
                 log.debug("No heartbeat, the last known workers stay in use: %s", away)
+                self._step_aside()
 
     # --- inside --------------------------------------------------------------------------------------------
+
+    def _step_aside(self) -> None:
+        """Where all of Redis is silent, clients are better off with the others, if there are any."""
+        own, heard_s = self._own, max(self._beaten_s, self._storage.heard_s)
+        silent_s = anyio.current_time() - heard_s
+        if own is None or self._replaced or silent_s < self._settings.worker_timeout_ms / 1000:
+            return
+        others = [worker for worker in self._ring.workers if worker.node_id != own.node_id]
+        if others and len(others) < len(self._ring.workers):
+            log.warning("Redis was silent for worker_timeout_ms: clients of node %d are sent elsewhere.", own.node_id)
+            self._known = b""  # whatever Redis says next is news
+            self._use(others)
 
     async def _beat(self, own: Worker) -> bytes:
         keys = self._keys
@@ -189,6 +218,7 @@ class Workers:
             (keys.workers, keys.beats, keys.versions, keys.changes),
             (own.node_id, self._instance, self._settings.worker_timeout_ms, self._known),
         )
+        self._beaten_s = anyio.current_time()
         if status == b"replaced" and self._own is own:
             self._replaced = True
             log.error(
@@ -197,6 +227,10 @@ class Workers:
             )  # fmt: skip
         self._learn(version, workers)
         return bytes(status)
+
+    def _forget_gone(self) -> None:
+        now = anyio.current_time()
+        self._gone = {worker: since for worker, since in self._gone.items() if now - since < GONE_S}
 
     async def _look(self) -> None:
         keys = self._keys
@@ -213,8 +247,13 @@ class Workers:
         if self._own is not None and not self._replaced:
             found[self._own.node_id] = self._own  # whoever else takes this worker for dead: it is not
         if tuple(sorted(found.values())) != self._ring.workers:
-            self._ring = Ring(found.values())
-            self._leaders.clear()
+            self._use(found.values())
+
+    def _use(self, workers: Iterable[Worker]) -> None:
+        before, self._ring = self._ring, Ring(workers)
+        self._forget_gone()
+        self._gone |= dict.fromkeys(set(before.workers) - set(self._ring.workers), anyio.current_time())
+        self._leaders.clear()
 
 
 def _unpack(stored: bytes) -> Worker:

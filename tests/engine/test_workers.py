@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -18,6 +18,7 @@ from redbroker.engine.connection import Storage
 from redbroker.engine.keys import MetaKeys
 from redbroker.engine.workers import Ring, Worker, Workers
 from redbroker.errors import ErrorCode, KafkaError
+from tests.support.servers import Server
 
 TIMEOUT_MS = 60_000
 KEYS = MetaKeys("rb")
@@ -181,6 +182,26 @@ async def test_the_last_known_workers_stay_while_redis_is_away(valkey):
 
 
 @pytest.mark.anyio
+async def test_who_left_is_named_for_a_moment_but_leads_nothing(storage, monkeypatch):
+    one, two = workers(storage), workers(storage)
+    await one.register("h", 1)
+    await two.register("h", 2)
+    await one.refresh()
+    await two.deregister()
+    await one.refresh()
+    assert [worker.node_id for worker in one.named()] == [1, 2]
+    assert [worker.node_id for worker in one.live()] == [1]
+    assert {one.leader("t", partition).node_id for partition in range(20)} == {1}
+    await two.register("h", 2)
+    await one.refresh()
+    assert [worker.node_id for worker in one.named()] == [1, 2]
+    await two.deregister()
+    await one.refresh()
+    monkeypatch.setattr(module, "GONE_S", 0.0)
+    assert [worker.node_id for worker in one.named()] == [1]
+
+
+@pytest.mark.anyio
 async def test_a_running_worker_beats_and_hears_of_changes(storage, valkey):
     one, two = workers(storage), workers(storage)
     await one.register("h", 1)
@@ -195,6 +216,55 @@ async def test_a_running_worker_beats_and_hears_of_changes(storage, valkey):
                     break
                 await anyio.sleep(0.01)
         group.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_who_hears_nothing_of_redis_sends_its_clients_to_the_others_until_it_does():
+    with Server() as server:
+        mine = Settings(storage_url=server.unix_url, worker_timeout_ms=400, worker_heartbeat_ms=50)
+        storage, elsewhere = await Storage.open(mine), await Storage.open(mine)
+        one, two = Workers(storage, KEYS, mine), Workers(elsewhere, KEYS, mine)
+        await one.register("h", 1)
+        await two.register("h", 2)
+        async with anyio.create_task_group() as group:
+            group.start_soon(one.run)
+            await until(lambda: len(one.live()) == 1)  # the second does not beat
+            await two.register("h", 2)
+            group.start_soon(two.run)
+            await until(lambda: len(one.live()) == 2)
+            server.stop()
+            try:
+                await until(lambda: one.live() == (Worker(2, "h", 2),))
+                assert one.leader("t", 0) == one.coordinator("g") == Worker(2, "h", 2)
+            finally:
+                server.cont()
+            await until(lambda: len(one.live()) == len(two.live()) == 2)
+            group.cancel_scope.cancel()
+        await storage.close()
+        await elsewhere.close()
+
+
+@pytest.mark.anyio
+async def test_who_is_alone_keeps_its_clients_while_redis_is_silent():
+    with Server() as server:
+        mine = Settings(storage_url=server.unix_url, worker_timeout_ms=200, worker_heartbeat_ms=50)
+        storage = await Storage.open(mine)
+        one = Workers(storage, KEYS, mine)
+        await one.register("h", 1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(one.run)
+            server.stop()
+            await anyio.sleep(0.6)
+            assert one.live() == (Worker(1, "h", 1),)
+            server.cont()
+            group.cancel_scope.cancel()
+        await storage.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - nothing tells of it
+            await anyio.sleep(0.01)
 
 
 # --- who serves what ------------------------------------------------------------------------------------------

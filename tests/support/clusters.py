@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hiredis
@@ -126,14 +126,24 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def a_cluster(masters: int = 3, replicas: int = 1, *options: str, binary: str | None = None) -> Iterator[Cluster]:
-    """A cluster formed by commands: start, share out slots, meet, replicate, wait until every node agrees."""
+def a_cluster(
+    masters: int = 3,
+    replicas: int = 1,
+    *options: str,
+    binary: str | None = None,
+    prepare: Callable[[list[Server]], object] = list,
+) -> Iterator[Cluster]:
+    """A cluster formed by commands: start, share out slots, meet, replicate, wait until every node agrees.
+
+    `prepare` is shown the nodes before they start.
+    """
     settings = (
         *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"),
         *("--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--cluster-replica-validity-factor", "0"),
         *("--repl-ping-replica-period", "1", *options),
     )
     nodes = [Server(*settings, binary=binary) for _ in range(masters * (1 + replicas))]
+    prepare(nodes)
     with started(nodes):
         form(nodes, masters)
         yield Cluster(nodes, masters)

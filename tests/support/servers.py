@@ -61,6 +61,7 @@ class Server:
         self.socket_path = str(self.directory / "s")
         self.process: subprocess.Popen[bytes] | None = None
         self.command_line: list[str] | None = None  # a Sentinel's, instead of the usual one
+        self.group: int | None = None  # the group to run as, which only root can choose
 
     @property
     def url(self) -> str:
@@ -88,7 +89,7 @@ class Server:
             *(("--requirepass", self.password) if self.password else ()),
             *self.options,
         ]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, group=self.group)
         if wait:
             self.wait_ready()
         return self

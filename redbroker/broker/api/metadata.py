@@ -90,7 +90,7 @@ async def metadata(request: Any, ctx: Context) -> Any:
     epochs = await ctx.server.leader_epochs.of(topics) if ctx.version >= EPOCHS_FROM else [()] * len(topics)
     by_id = {topic.id: each for topic, each in zip(topics, epochs, strict=True)}
     return Response(
-        brokers=[Broker(worker.node_id, worker.host, worker.port, worker.rack) for worker in workers.live()],
+        brokers=[Broker(worker.node_id, worker.host, worker.port, worker.rack) for worker in workers.named()],
         cluster_id=ctx.engine.cluster_id,
         controller_id=workers.controller().node_id,
         topics=[describe(one, by_id[one.id], ctx) if isinstance(one, Topic) else one for one in found],

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,47 +23,8 @@ from redbroker.engine.log import Append, Appended, Read, ReadResult
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import build_batch, iter_records, read_header
 from tests.system.faults.history import History, payload, value_of
-
-QUIET = logging.getLogger("quiet")
-QUIET.addHandler(logging.NullHandler())
-QUIET.propagate = False
-
-IN_FLIGHT_MAX = 200
-DELIVERY_S = 60.0
-END_S = 30.0
-RETRY_S = 0.1
-
-
-@dataclass
-class Place:
-    """Where a client works, and its history."""
-
-    name: str
-    history: History
-    bootstrap: str
-    storage: str
-    topic: str
-    partitions: int
-    rate: float
-    stop: threading.Event = field(default_factory=threading.Event)
-    numbers: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-
-    def log(self, partition: int) -> str:
-        """The partition's name in the history."""
-        return f"{self.topic}:{partition}"
-
-    def next_values(self, partition: int, count: int = 1) -> list[str]:
-        """New values, written down as about to be sent."""
-        first = self.numbers[partition]
-        self.numbers[partition] += count
-        values = [f"{self.name}:{self.log(partition)}:{number}" for number in range(first, first + count)]
-        self.history.add("send", "invoke", log=self.log(partition), values=values)
-        return values
-
-    def opened(self, **words: Any) -> None:
-        """Tell the checker what to expect of this client."""
-        self.history.add("open", "ok", **words)
-
+from tests.system.faults.place import DELIVERY_S, END_S, FRESH_MS, IN_FLIGHT_MAX, QUIET, RETRY_S, Place
+from tests.system.faults.sdk_clients import sdk_joins, sdk_reads, sdk_writes
 
 # --- confluent-kafka ------------------------------------------------------------------------------------------
 
@@ -197,7 +157,11 @@ async def aiokafka_writes(place: Place) -> None:
     while not place.stop.is_set():
         try:
             producer = AIOKafkaProducer(
-                bootstrap_servers=place.bootstrap, enable_idempotence=True, acks="all", request_timeout_ms=20_000
+                bootstrap_servers=place.bootstrap,
+                enable_idempotence=True,
+                acks="all",
+                request_timeout_ms=20_000,
+                metadata_max_age_ms=FRESH_MS,
             )
             await producer.start()
         except Exception as error:
@@ -258,6 +222,7 @@ async def aiokafka_reads(place: Place) -> None:
         auto_offset_reset="earliest",
         auto_commit_interval_ms=500,
         fetch_max_wait_ms=100,
+        metadata_max_age_ms=FRESH_MS,
     )
     consumer.subscribe([place.topic], listener=Listener())
     await consumer.start()
@@ -368,6 +333,9 @@ KINDS = {
     "aiokafka-joins": aiokafka_reads,
     "engine-writes": engine_writes,
     "engine-reads": engine_reads,
+    "sdk-writes": sdk_writes,
+    "sdk-reads": sdk_reads,
+    "sdk-joins": sdk_joins,
 }
 
 

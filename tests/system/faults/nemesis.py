@@ -15,8 +15,9 @@ import hiredis
 
 from tests.support.clusters import Cluster
 from tests.support.servers import Server, wait_until
+from tests.system.faults.apart import NotPermitted, Party
 from tests.system.faults.history import History
-from tests.system.faults.world import World
+from tests.system.faults.world import World, party_of
 
 TOGETHER = [0, 1, 1, 1, 1, 2, 2, 3]
 """How many faults a round has, each as likely as it stands here."""
@@ -101,7 +102,7 @@ class Nemesis:
         for name in self.choose() if names is None else names:
             try:
                 made = FAULTS[name](self)
-            except Skipped as why:
+            except (Skipped, NotPermitted) as why:
                 self.skipped.setdefault(name, str(why))
                 continue
             except (OSError, AssertionError, hiredis.ReplyError) as trouble:
@@ -212,7 +213,59 @@ def failover_by_force(nemesis: Nemesis) -> Fault:
     return Fault(replica.address)
 
 
-# --- replicas, slots, scripts, memory -------------------------------------------------------------------------
+# --- the network ------------------------------------------------------------------------------------------------
+
+
+def some(nemesis: Nemesis) -> list[Party]:
+    """Some of the workers and of the clients, perhaps none or all."""
+    everybody = [each.party for each in nemesis.world.workers] + list(nemesis.world.parties.values())
+    return [each for each in everybody if nemesis.random.random() < 0.5]
+
+
+def parted(nemesis: Nemesis, ones: list[Party], others: list[Party], target: str) -> Fault:
+    """A cut, and what mends it."""
+    network = nemesis.world.network
+    number = network.cut(ones, others)
+    return Fault(target, lambda: network.mend(number))
+
+
+@fault
+def isolate_master(nemesis: Nemesis) -> Fault:
+    """No other node hears it, but some workers and clients do, whom it may tell of writes that nobody else has."""
+    victim = nemesis.master()
+    others = [party_of(node) for node in nemesis.world.storage.nodes if node is not victim]
+    return parted(nemesis, [party_of(victim)], others + some(nemesis), victim.address)
+
+
+@fault
+def isolate_replica(nemesis: Nemesis) -> Fault:
+    """No other node hears it; when it is back it is behind, and may want to be elected."""
+    victim = nemesis.replica()
+    others = [party_of(node) for node in nemesis.world.storage.nodes if node is not victim]
+    return parted(nemesis, [party_of(victim)], others, victim.address)
+
+
+@fault
+def split(nemesis: Nemesis) -> Fault:
+    """A master with its replica, some workers and some clients on one side, everybody else on the other."""
+    cluster, master = nemesis.cluster(), nemesis.master()
+    side = (master, cluster.replica_of(master))
+    here = [party_of(node) for node in side] + some(nemesis)
+    there = [party_of(node) for node in cluster.nodes if node not in side]
+    there += [each.party for each in nemesis.world.workers if each.party not in here]
+    there += [each for each in nemesis.world.parties.values() if each not in here]
+    return parted(nemesis, here, there, " ".join(each.address for each in side))
+
+
+@fault
+def isolate_worker(nemesis: Nemesis) -> Fault:
+    """It does not reach Redis any more, and its clients still reach it."""
+    victim = nemesis.random.choice(nemesis.world.workers)
+    nodes = [party_of(node) for node in nemesis.world.storage.nodes]
+    return parted(nemesis, [victim.party], nodes, victim.address)
+
+
+# --- replicas, slots, scripts, memory, disk -------------------------------------------------------------------------
 
 
 @fault
@@ -263,6 +316,16 @@ def fill_memory(nemesis: Nemesis) -> Fault:
     victim = nemesis.master()
     victim.command("CONFIG", "SET", "maxmemory", 1)
     return Fault(victim.address, lambda: victim.command("CONFIG", "SET", "maxmemory", 0))
+
+
+@fault
+def fill_disk(nemesis: Nemesis) -> Fault:
+    """The next append to the file fails, and with `appendfsync always` the server ends itself."""
+    disks = nemesis.world.disks
+    victim = nemesis.random.choice([node for node in nemesis.world.storage.nodes if node.port in disks])
+    disk = disks[victim.port]
+    disk.fill()
+    return Fault(victim.address, lambda: (disk.free(), alive(victim)))
 
 
 def alive(*nodes: Server) -> None:

@@ -108,10 +108,18 @@ def limit_of(told: Story, made: Made) -> float | None:
     """The longest pause a fault may cost with acks=1; None where it takes every copy away, or the memory.
 
     None for a paused worker too: its clients learn nothing until their own request timeout, as of any silent broker.
+    None for the master of a pair: nobody is promoted, so it is away for as long as the fault is held.
     """
     if made.name == "kill-worker":
         return 3.0
-    if made.name in ("kill-master", "restart-master", "pause-master", "failover", "failover-by-force"):
+    if told.node_timeout_s and made.name in (
+        "kill-master",
+        "restart-master",
+        "pause-master",
+        "isolate-master",
+        "failover",
+        "failover-by-force",
+    ):
         return told.node_timeout_s + 3.5
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Plan:
     binary: str | None = None
     clients: Sequence[str] = (
         "confluent-writes", "aiokafka-writes", "engine-writes", "confluent-reads", "engine-reads", "confluent-joins",
-        "aiokafka-joins", "acks-one-writes",
+        "aiokafka-joins", "sdk-writes", "sdk-reads", "sdk-joins", "acks-one-writes",
     )  # fmt: skip
     rounds: Sequence[Sequence[str]] = ()
     """Faults to make instead of random ones, round by round."""
@@ -65,8 +65,21 @@ class Outcome:
         return self.verdict.valid and all(code == 0 for code in self.codes.values())
 
 
-def run(plan: Plan, history: Path) -> Outcome:
-    """Do it."""
+def rounds(nemesis: Nemesis, plan: Plan) -> None:
+    """The plan's own, or random ones until it is time."""
+    if plan.rounds:
+        for faults in plan.rounds:
+            nemesis.round(list(faults))
+            time.sleep(plan.between_s)
+        return
+    deadline = time.monotonic() + plan.seconds
+    while time.monotonic() < deadline:
+        nemesis.round()
+        time.sleep(plan.between_s)
+
+
+def run(plan: Plan, history: Path, faults: Callable[[Nemesis, Plan], None] = rounds) -> Outcome:
+    """Do it; `faults` is called while the clients are at work."""
     began = time.monotonic()
     with a_world(history, cluster=plan.cluster, workers=plan.workers, binary=plan.binary) as world:
         names = {ALL: plan.partitions} | ({ONE: 3} if "acks-one-writes" in plan.clients else {})
@@ -78,15 +91,7 @@ def run(plan: Plan, history: Path) -> Outcome:
         work_begins(history, plan.clients)
         log.add("run", "ok", seed=plan.seed, node_timeout_s=world.node_timeout_s)
         nemesis = Nemesis(world, log, plan.seed, names, plan.held_s)
-        if plan.rounds:
-            for faults in plan.rounds:
-                nemesis.round(list(faults))
-                time.sleep(plan.between_s)
-        else:
-            deadline = time.monotonic() + plan.seconds
-            while time.monotonic() < deadline:
-                nemesis.round()
-                time.sleep(plan.between_s)
+        faults(nemesis, plan)
         log.add("quiet", "ok")
         time.sleep(plan.quiet_s)
         codes = world.end_clients()
@@ -122,7 +127,7 @@ def finish(world: World, history: Path, topics: dict[str, int], clients: Sequenc
     """The last reads of every partition, and what the groups have committed."""
     log = History(history, "final")
     asyncio.run(read_all(world.storage.url, log, topics))
-    for client in ("confluent", "aiokafka"):
+    for client in ("confluent", "aiokafka", "sdk"):
         if f"{client}-joins" in clients:
             committed(world, log, f"{ALL}-{client}", topics[ALL])
     log.close()

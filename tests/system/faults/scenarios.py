@@ -26,13 +26,17 @@ from redbroker.config import Settings
 from redbroker.engine import Engine
 from redbroker.engine.log import Append, Appended
 from redbroker.engine.scripts import Script, all_scripts
+from redbroker.engine.slots import key_slot
 from redbroker.engine.topics import Topic
 from redbroker.wire.records import build_batch, read_header
+from tests.support.clusters import a_cluster
 from tests.support.servers import Server, started, wait_until
 from tests.support.storages import make_script
+from tests.system.faults.apart import a_network
 from tests.system.faults.checker import Verdict, check
 from tests.system.faults.history import History, payload, read_history
 from tests.system.faults.run import read_one
+from tests.system.faults.world import joined, party_of
 
 TOPIC = "t"
 SETTLED = 20
@@ -90,9 +94,9 @@ def an_engine(server: Server, replicas: int, min_insync: int | None = None) -> A
     )
 
 
-async def judged(server: Server, path: Path) -> Verdict:
+async def judged(url: str, path: Path) -> Verdict:
     """Read what is left and let the checker speak."""
-    async with an_engine(server, 0) as engine:
+    async with Engine.open(Settings(storage_url=url, replicas=0)) as engine:
         history = History(path, "final")
         await read_one(engine.log, await engine.topics.ensure(TOPIC), 0, history)
         history.close()
@@ -147,7 +151,7 @@ async def stale_replica_promoted(
         async with an_engine(stale, 0) as engine:
             topic = await engine.topics.ensure(TOPIC)
             await Writer(path, "later", engine.new_producer_id()).burst(engine, topic, SETTLED, 1)
-        return await judged(stale, path)
+        return await judged(stale.url, path)
 
 
 async def killed_and_promoted(path: Path, *, acks: int) -> Verdict:
@@ -160,7 +164,32 @@ async def killed_and_promoted(path: Path, *, acks: int) -> Verdict:
                 await writer.burst(engine, topic, BURST // 20, acks)
             master.kill()
         replica.command("REPLICAOF", "NO", "ONE")
-        return await judged(replica, path)
+        return await judged(replica.url, path)
+
+
+async def left_in_a_minority(path: Path, *, acks: int) -> Verdict:
+    """A master that no other node hears takes writes until it sees that it is alone; its replica is promoted."""
+    with a_network() as network:
+
+        def known(nodes: list[Server]) -> None:
+            for node in nodes:
+                node.group = joined(network, party_of(node))
+
+        with a_cluster(3, 1, *ALWAYS, prepare=known) as cluster:
+            settings = Settings(storage_url=cluster.url, replicas=1, storage_retry_ms=100)
+            async with Engine.open(settings) as engine:
+                topic = await engine.topics.create(TOPIC, 1)
+                writer = Writer(path, "w", engine.new_producer_id())
+                await writer.burst(engine, topic, SETTLED, -1)
+                master = cluster.master_of(key_slot(b"rb:{%s:0}:log" % TOPIC.encode()))
+                replica = cluster.replica_of(master)
+                network.cut([party_of(master)], [party_of(node) for node in cluster.nodes if node is not master])
+                await writer.burst(engine, topic, BURST, acks, 300)
+            wait_until(lambda: replica.command("ROLE")[0] == b"master", 30, "the replica is promoted")
+            assert master.command("ROLE")[0] == b"master"
+            network.mend()
+            wait_until(cluster.healthy, 30, "cluster heals")
+            return await judged(cluster.url, path)
 
 
 # --- a server that comes back with less ----------------------------------------------------------------------------
@@ -187,7 +216,7 @@ async def killed_and_restarted(path: Path, options: tuple[str, ...], *, acks: in
         master.start()
         wait_until(lambda: "state=online" in master.info("slave0"), 30, "replica connects again")
         wait_until(lambda: replica.info("master_link_status") == "up", 30, "replica is in step again")
-        return await judged(master, path)
+        return await judged(master.url, path)
 
 
 @contextlib.contextmanager
