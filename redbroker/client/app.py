@@ -24,7 +24,7 @@ from redbroker.client.clock import Clock
 from redbroker.client.connection import Connection
 from redbroker.client.errors import ProducerRecord, SerializationError
 from redbroker.client.producer import Producer
-from redbroker.client.retries import NEVER, Retry
+from redbroker.client.retries import FAILURE_BYTES_MAX, NEVER, Retry
 from redbroker.client.serializers import decoded, serializer_for
 from redbroker.client.subscription import Running, Subscription, Undecodable
 from redbroker.client.types import ConsumerRecord, Sent
@@ -39,6 +39,8 @@ __all__ = ["RedBroker", "TypedTopic"]
 
 log = logging.getLogger(__name__)
 
+DRAIN_S = 10.0
+BYTES_MAX = (1 << 31) - 1
 K = TypeVar("K")
 V = TypeVar("V")
 H = TypeVar("H", bound=Callable[..., Any])
@@ -97,7 +99,7 @@ class TypedTopic(Generic[K, V]):
         dlq: str | None = None,
         undecodable: Undecodable = "raise",
         to: str | None = None,
-        drain_s: float = 10.0,
+        drain_s: float = DRAIN_S,
         stuck_after_s: float = 300.0,
         **settings: Any,
     ) -> Callable[[H], H]:
@@ -107,9 +109,9 @@ class TypedTopic(Generic[K, V]):
         `dlq`: what becomes of a record whose handler raises; without them the app stops there. `undecodable`: `raise`
         (the app stops), `skip` (counted) or `dead-letter`. `to`: topic of what the handler returns, unless None.
         `drain_s` bounds how long running handlers may finish when a partition goes or the app stops; then they are
-        cancelled, and their records are handled again. `stuck_after_s`: the app is not healthy while a handler has had
-        one record for longer. Further settings are the consumer's. Functions that are not async run in threads, which
-        cannot be cancelled.
+        cancelled, and their records are handled again. When the app stops, what was sent gets as long once more.
+        `stuck_after_s`: the app is not healthy while a handler has had one record for longer. Further settings are the
+        consumer's. Functions that are not async run in threads, which cannot be cancelled.
         """
 
         def register(handler: H) -> H:
@@ -206,7 +208,9 @@ class RedBroker:
         async with contextlib.AsyncExitStack() as stack:
             if not self._shared:
                 await stack.enter_async_context(self.connection)
-            self._producer = await stack.enter_async_context(Producer(self.connection))
+            self._producer = await Producer(self.connection).__aenter__()
+            drain_s = max((each.drain_s for each in self.subscriptions), default=DRAIN_S)
+            stack.push_async_callback(self._producer.close, drain_s)
             await self._make_topics()
             self.running = [Running(each, self) for each in self.subscriptions]
             tasks = [asyncio.create_task(each.run()) for each in self.running]
@@ -231,11 +235,21 @@ class RedBroker:
         await topics.reload()
         for name, declared in self.topics.items():
             await self._make(name, declared.partitions, declared.configs)
+        needed: dict[
+            str, tuple[int, int]
+        ] = {}  # partitions, and bytes of the largest record: those of the widest topic
         for each in self.subscriptions:
-            found = topics.get(each.topic.name)
-            width = None if found is None else found.partitions
-            for name in (*each.topics[1:], *((each.dlq,) if each.dlq else ())):
-                await self._make(name, width, {})
+            if (found := topics.get(each.topic.name)) is not None:
+                size = found.partitions, min(BYTES_MAX, found.max_message_bytes + FAILURE_BYTES_MAX)
+                for name in (*each.topics[1:], *((each.dlq,) if each.dlq else ())):
+                    needed[name] = max(size[0], needed.get(name, size)[0]), max(size[1], needed.get(name, size)[1])
+        for name, (partitions, nbytes) in needed.items():
+            await self._make(name, partitions, {"max.message.bytes": str(nbytes)})
+            if (made := topics.get(name)) is not None and made.max_message_bytes < nbytes:
+                log.warning(
+                    "Topic %s takes records of up to %d bytes, too few for the largest that may fail: set its"
+                    " max.message.bytes to %d.", name, made.max_message_bytes, nbytes,
+                )  # fmt: skip
 
     async def _make(self, name: str, partitions: int | None, configs: Mapping[str, str]) -> None:
         topics = self.connection.engine.topics
@@ -300,7 +314,7 @@ class RedBroker:
                     "handled": each.counts.handled,
                     "retried": each.counts.retried,
                     "dead": each.counts.dead,
-                    "skipped": each.counts.skipped,
+                    "skipped": each.counts.skipped + sum(each.consumer.skipped().values()),
                 }
             )
         healthy = (

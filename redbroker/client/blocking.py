@@ -249,6 +249,7 @@ class Consumer(Blocking):
     commit_nowait = calls(AsyncConsumer.commit_nowait)
     committed = waits(AsyncConsumer.committed)
     health = calls(AsyncConsumer.health)
+    skipped = calls(AsyncConsumer.skipped)
 
     _reader = 0  # the thread that has, or may have, records in hand; 0 when nobody knows what is
     _getmany = waits(AsyncConsumer.getmany)

@@ -296,12 +296,15 @@ class Consumer:
 
     # --- commits -------------------------------------------------------------------------------------------------
 
-    async def commit(self, offsets: Offsets | None = None) -> None:
+    async def commit(self, offsets: Offsets | None = None, *, timeout_ms: float | None = None) -> None:
         """Commit these offsets of next records, or the position after everything that was handed out.
 
-        A commit of partitions that went to another member is refused (STALE_MEMBER_EPOCH), never stolen.
+        A commit of partitions that went to another member is refused (STALE_MEMBER_EPOCH), never stolen. While Redis
+        does not answer it is tried again for `timeout_ms` (default: `default_api_timeout_ms`), then REQUEST_TIMED_OUT.
+
+            await consumer.commit({TopicPartition("orders", 0): 42})
         """
-        await self._commits.commit(offsets)
+        await self._commits.commit(offsets, timeout_ms)
 
     def commit_nowait(self, offsets: Offsets | None = None) -> asyncio.Task[None]:
         """`commit` in the background; its error is logged where nobody awaits the task."""
@@ -318,6 +321,13 @@ class Consumer:
         failed = self._fetcher.last_error if self._fetcher else None
         positions = self._positions.values()
         return health_of(positions, self._hand, self._membership, self._config.stuck_after_ms, failed)
+
+    def skipped(self) -> dict[str, int]:
+        """Records that could not be decoded and were passed over (`undecodable="skip"`), by topic.
+
+        lost = sum(consumer.skipped().values())
+        """
+        return dict(self._hand.skipped)
 
     # --- inside --------------------------------------------------------------------------------------------------
 

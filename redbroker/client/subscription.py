@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 Undecodable = Literal["raise", "skip", "dead-letter"]
 READ_RECORDS = 500
 READ_MS = 1_000
+LAST_COMMIT_MS = 5_000
+"""How long a stop waits for Redis to take the last commit; what it does not take is handled again."""
 
 
 @dataclass
@@ -106,6 +108,7 @@ class Running(RebalanceListener):
         )
         self.consumer = Consumer(
             storage=app.connection, group_id=subscription.group, enable_auto_commit=False,
+            undecodable="skip" if subscription.undecodable == "skip" else "raise",  # of batches that are broken
             **{"auto_offset_reset": "earliest", **subscription.settings},
         )  # fmt: skip
         self._committed: dict[TopicPartition, int] = {}
@@ -142,7 +145,7 @@ class Running(RebalanceListener):
                 await asyncio.wait([*work, *rests])
                 done_with = await self.lanes.close(self.subscription.drain_s)
                 with contextlib.suppress(KafkaError):
-                    await self._commit(done_with)
+                    await self._commit(done_with, LAST_COMMIT_MS)
 
     async def _read(self) -> None:
         while True:
@@ -189,7 +192,7 @@ class Running(RebalanceListener):
             except KafkaError as refused:
                 log.info("Group %r: not committed now: %s", self.subscription.group, refused)
 
-    async def _commit(self, offsets: dict[TopicPartition, int]) -> None:
+    async def _commit(self, offsets: dict[TopicPartition, int], timeout_ms: float | None = None) -> None:
         """Commit what has moved, of partitions that are still ours: of others it would be refused."""
         ours = self.consumer.assignment()
         moved = {
@@ -197,7 +200,8 @@ class Running(RebalanceListener):
             if place in ours and self._committed.get(place) != offset
         }  # fmt: skip
         if moved:
-            await self.consumer.commit({place: OffsetAndMetadata(offset) for place, offset in moved.items()})
+            named = {place: OffsetAndMetadata(offset) for place, offset in moved.items()}
+            await self.consumer.commit(named, timeout_ms=timeout_ms)
             self._committed |= moved
 
     # --- rebalances ----------------------------------------------------------------------------------------------

@@ -141,6 +141,7 @@ async def test_a_record_that_cannot_be_decoded_is_named_or_skipped(connection: C
         assert await values(consumer, 1) == [3]
     async with reader(connection, "orders", value_deserializer=int, undecodable="skip") as consumer:
         assert await values(consumer, 2) == [1, 3]
+        assert consumer.skipped() == {"orders": 1}
 
 
 async def test_a_consumer_far_behind_keeps_to_its_prefetch(connection: Connection) -> None:
