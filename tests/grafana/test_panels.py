@@ -1,4 +1,4 @@
-"""Every panel and every alert asks a real Prometheus, which scrapes two workers under load, and gets an answer."""
+"""Every panel and every alert asks a real Prometheus, and gets an answer; it scrapes workers and an app under load."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from examples.processes import Process, stop_all
 from grafana.__main__ import files
 from grafana.panels import ALERTS, DASHBOARDS
 from grafana.prometheus import Prometheus, prometheus_binary
+from tests.support.app_load import AppLoad
 from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +56,7 @@ def test_prometheus_takes_the_configuration_and_the_rules() -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus, two workers, a producer and a group, long enough for rates."""
+    """Prometheus, two workers, a producer and a group, and an app of the SDK, long enough for rates."""
     if prometheus_binary() is None:
         pytest.skip("prometheus (Debian's package) is not installed")
     processes: list[Process] = []
@@ -66,7 +67,12 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             processes.append(Process(*words))
             targets = [process.http for process in processes]
             folder = tmp_path_factory.mktemp("prometheus")
-            with Prometheus(folder, targets) as running, Load(processes[0].address, "orders", 4) as load:
+            with (
+                AppLoad(valkey.url) as app,
+                Prometheus(folder, targets, [app.http]) as running,
+                Load(processes[0].address, "orders", 4) as load,
+            ):
+                running.wait_for("sum(rate(redbroker_client_records_retried_total[20s])) > 0", 60)
                 running.wait_for("count(rate(redbroker_topic_records_out_total[20s]) > 0) > 0", 60)
                 running.wait_for("count(redbroker_group_committed_offset > 0) > 0", 60)
                 running.wait_for("min(count_over_time(redbroker_worker_ready[20s])) >= 5", 60)
