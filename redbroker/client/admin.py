@@ -89,7 +89,25 @@ class ClusterDescription:
 
 
 class Admin:
-    """Topics, groups and the cluster; `storage` and settings as for a `Producer`."""
+    """Topics, groups and the cluster.
+
+    `storage` and settings are as for a `Producer`. All there is, at once:
+
+        async with Admin("redis://localhost:6379") as admin:
+            await admin.create_topic("orders", 6, {"retention.ms": "604800000"}, if_not_exists=True)
+            await admin.add_partitions("orders", 12)
+            await admin.alter_configs("orders", {"retention.bytes": "1000000000"})
+            await admin.configs("orders")  # {"retention.bytes": …, "retention.ms": …}
+            for partition in (await admin.describe_topic("orders")).partitions:
+                print(partition.start, partition.end)
+            await admin.trim({TopicPartition("orders", 0): "end"})  # deletes the records there are now
+            await admin.list_topics(), await admin.list_groups(), await admin.describe_cluster()
+
+            await admin.seek("billing", {TopicPartition("orders", 0): "start"})
+            print((await admin.describe_group("billing")).lag_records, await admin.offsets("billing"))
+            await admin.delete_group("billing")
+            await admin.delete_topic("orders")
+    """
 
     def __init__(
         self, storage: str | Connection | None = None, config: Mapping[str, Any] | None = None, **settings: Any

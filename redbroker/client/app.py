@@ -47,7 +47,21 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 
 class TypedTopic(Generic[K, V]):
-    """A topic with the types of its keys and values; made by `RedBroker.topic`."""
+    """A topic with the types of its keys and values.
+
+    `RedBroker.topic` makes it. All there is, at once:
+
+        orders = RedBroker("redis://localhost:6379").topic("orders", key=str, value=dict)
+
+        @orders.subscribe(group="billing")
+        async def bill(order: dict) -> None:
+            print(order["id"])
+
+        async with orders.app:
+            await orders.send({"id": 1}, key="ann")
+        key, value = orders.encode("ann", {"id": 1})  # bytes, as `send` stores them
+        orders.decode(ConsumerRecord("orders", 0, 0, 0, key, value))  # and back, as a handler gets them
+    """
 
     def __init__(
         self,
@@ -136,7 +150,22 @@ class TypedTopic(Generic[K, V]):
 
 
 class RedBroker:
-    """One service: its topics, handlers and connection. Nothing is done before `async with`, `run` or `test`."""
+    """One service: its topics, handlers and connection.
+
+    Nothing is done before `async with`, `run` or `test`. All there is, at once:
+
+        app = RedBroker("redis://localhost:6379")
+        lines = app.topic("lines", value=str, partitions=4)
+        app.metrics(CollectorRegistry())  # its figures for Prometheus
+
+        async with app.test() as t:  # without a server
+            await t.send("lines", "first")
+
+        async with app.lifespan():  # as a web server does; a service says app.run()
+            await app.send("lines", "second")
+            await app.send_bytes("lines", b"third", key=b"k")
+            print(app.health()["healthy"], app.counts())
+    """
 
     def __init__(self, storage: str | Connection | None = None, **settings: Any) -> None:
         self.connection = storage if isinstance(storage, Connection) else Connection(storage, **settings)

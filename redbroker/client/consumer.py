@@ -42,7 +42,28 @@ YIELD_S = 0.002
 
 
 class Consumer:
-    """A reader of topics; see the module and `ConsumerConfig` for its settings. Nothing is done before `async with`."""
+    """A reader of topics; see the module and `ConsumerConfig` for its settings.
+
+    Nothing is done before `async with`. All there is, at once:
+
+        async with Consumer(storage="redis://localhost:6379", group_id="g", auto_offset_reset="earliest") as consumer:
+            consumer.subscribe(["orders"])  # or pattern="orders-.*", listener=RebalanceListener()
+            records = await consumer.getmany(500, timeout_ms=5_000)
+            await consumer.commit()  # or commit_nowait(), or let it commit by itself
+            first, *_ = consumer.assignment()
+            await consumer.committed(first)  # {first: OffsetAndMetadata(offset=…)}
+            consumer.pause(first)  # nothing of it is handed out …
+            consumer.resume(first)  # … until here
+            print(consumer.health().lag_s, consumer.skipped())
+            await consumer.unsubscribe()
+
+            consumer.assign([TopicPartition("orders", 0)])  # without sharing
+            await consumer.seek(TopicPartition("orders", 0), 41)
+            await consumer.position(TopicPartition("orders", 0))
+            await consumer.seek_to_time(1_700_000_000_000)  # ms since 1970; seek_to_beginning(), seek_to_end()
+            await consumer.beginning_offsets(), await consumer.end_offsets()
+            await consumer.offsets_for_times({TopicPartition("orders", 0): 1_700_000_000_000})
+    """
 
     def __init__(
         self, *topics: str, storage: str | Connection | None = None, config: Mapping[str, Any] | None = None,
@@ -244,18 +265,23 @@ class Consumer:
     # --- positions -----------------------------------------------------------------------------------------------
 
     async def position(self, partition: TopicPartition) -> int:
-        """The offset of the next record to hand out."""
+        """The offset of the next record to hand out; REQUEST_TIMED_OUT after `default_api_timeout_ms`."""
         [each] = self._assignment.named((partition,))
-        async with asyncio.timeout(self._config.default_api_timeout_ms / 1000):
-            while not each.placed:
-                if each.error is not None:
-                    raise each.error
-                await asyncio.sleep(0.005)
+        bound_ms = self._config.default_api_timeout_ms
+        try:
+            async with asyncio.timeout(bound_ms / 1000):
+                while not each.placed:
+                    if each.error is not None:
+                        raise each.error
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            late = f"{partition}: where to start is not known within default_api_timeout_ms ({bound_ms})."
+            raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, late) from None
         self._hand.settle()
         return each.position
 
     async def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Go on from an offset."""
+        """Go on from an offset; OFFSET_OUT_OF_RANGE below 0. One that the log has not is found out when it is read."""
         if offset < 0:
             raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE, f"{offset} is no offset: seek to 0 or above.")
         for each in self._assignment.let_go((partition,)):
@@ -301,8 +327,6 @@ class Consumer:
 
         A commit of partitions that went to another member is refused (STALE_MEMBER_EPOCH), never stolen. While Redis
         does not answer it is tried again for `timeout_ms` (default: `default_api_timeout_ms`), then REQUEST_TIMED_OUT.
-
-            await consumer.commit({TopicPartition("orders", 0): 42})
         """
         await self._commits.commit(offsets, timeout_ms)
 
@@ -323,10 +347,7 @@ class Consumer:
         return health_of(positions, self._hand, self._membership, self._config.stuck_after_ms, failed)
 
     def skipped(self) -> dict[str, int]:
-        """Records that could not be decoded and were passed over (`undecodable="skip"`), by topic.
-
-        lost = sum(consumer.skipped().values())
-        """
+        """Records that could not be decoded and were passed over (`undecodable="skip"`), by topic."""
         return dict(self._hand.skipped)
 
     # --- inside --------------------------------------------------------------------------------------------------
