@@ -114,7 +114,7 @@ class Admin:
     ) -> None:
         self._shared = storage if isinstance(storage, Connection) else None
         url = None if isinstance(storage, Connection) else storage
-        self.config, self._settings = configure(AdminConfig, url, config, settings)
+        self.config, self._settings = configure(AdminConfig, url, config, settings, shared=self._shared is not None)
         self._stack: contextlib.AsyncExitStack | None = None
         self._engine: Engine | None = None
 

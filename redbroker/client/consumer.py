@@ -32,6 +32,7 @@ from redbroker.client.membership import Membership
 from redbroker.client.positions import EARLIEST, LATEST, Position
 from redbroker.client.types import ConsumerRecord, OffsetAndMetadata
 from redbroker.engine import Engine
+from redbroker.engine.topics import check_name
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.types import TopicPartition
 
@@ -71,9 +72,9 @@ class Consumer:
     ) -> None:  # fmt: skip
         self._shared = storage if isinstance(storage, Connection) else None
         url = storage if isinstance(storage, str) else None
-        self._config, own = configure(ConsumerConfig, url, config, settings)
+        self._config, own = configure(ConsumerConfig, url, config, settings, shared=self._shared is not None)
         self._settings = self._shared.settings if self._shared else own
-        self._topics: tuple[str, ...] = topics
+        self._topics: tuple[str, ...] = checked(topics)
         self._pattern: str | None = None
         self._positions: dict[TopicPartition, Position] = {}
         self._hand = Hand()
@@ -146,7 +147,7 @@ class Consumer:
 
         Without a `group_id`, this consumer alone reads all partitions of the topics, which must be named.
         """
-        self._topics, self._pattern = tuple(dict.fromkeys(topics)), pattern
+        self._topics, self._pattern = checked(topics), pattern
         self._assignment.listener = listener or self._assignment.listener
         if self._engine_kept is None:
             return
@@ -382,3 +383,13 @@ class Consumer:
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
+
+
+def checked(topics: Collection[str]) -> tuple[str, ...]:
+    """Each topic once; INVALID_TOPIC_EXCEPTION for what can be none."""
+    for name in topics:
+        if "://" in name:
+            why = "A URL is no topic: name it as storage, as in Consumer('orders', storage='redis://localhost:6379')."
+            raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, why)
+        check_name(name)
+    return tuple(dict.fromkeys(topics))

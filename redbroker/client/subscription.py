@@ -17,11 +17,12 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from redbroker.client.config import configure
 from redbroker.client.consumer import Consumer
-from redbroker.client.consumer_config import RebalanceListener
+from redbroker.client.consumer_config import ConsumerConfig, RebalanceListener
 from redbroker.client.context import Context
 from redbroker.client.keyed import Lanes
 from redbroker.client.retries import NEVER, Retry, failure_of, headers_after, retry_topic
@@ -37,6 +38,12 @@ __all__ = ["Counts", "Running", "Subscription"]
 
 log = logging.getLogger(__name__)
 
+TAKEN_BY = {
+    "group_id": "its group is `group`",
+    "enable_auto_commit": "it commits what is done with, by itself",
+    "key_deserializer": "the topic's types decode",
+    "value_deserializer": "the topic's types decode",
+}
 Undecodable = Literal["raise", "skip", "dead-letter"]
 READ_RECORDS = 500
 READ_MS = 1_000
@@ -85,6 +92,10 @@ class Subscription:
             raise ValueError(f"stuck_after_s = {self.stuck_after_s} is wrong: above 0.")
         if self.dlq == self.topic.name:
             raise ValueError(f"dlq = {self.dlq!r} is wrong: dead letters would be handled again at once, for ever.")
+        own = {each.name for each in fields(self)} - {"settings"}
+        configure(ConsumerConfig, None, None, self.settings, shared=True, beside=own)
+        for name in TAKEN_BY.keys() & {each.replace(".", "_").replace("-", "_") for each in self.settings}:
+            raise ValueError(f"{name} is no setting of a subscription: {TAKEN_BY[name]}.")
 
     @property
     def topics(self) -> list[str]:

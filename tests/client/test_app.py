@@ -16,6 +16,7 @@ import pytest
 from redbroker.client.app import RedBroker
 from redbroker.client.context import Context
 from redbroker.client.retries import Retry
+from redbroker.config import SettingsError
 from redbroker.engine import Engine
 from redbroker.types import TopicPartition
 from tests.support.servers import Server
@@ -173,6 +174,16 @@ def test_an_app_refuses_what_cannot_work() -> None:
         orders.subscribe(group="g", parallel_by_key=0)(print)
     with pytest.raises(ValueError, match="stuck_after_s = 0"):
         orders.subscribe(group="g", stuck_after_s=0)(print)
+    with pytest.raises(
+        SettingsError, match="paralel_by_key is not a setting of a consumer; did you mean parallel_by_key"
+    ):
+        orders.subscribe(group="g", paralel_by_key=4)(print)
+    with pytest.raises(SettingsError, match="prefetch_bytes = 0 is wrong"):
+        orders.subscribe(group="g", prefetch_bytes=0)(print)
+    with pytest.raises(SettingsError, match="key_prefix is a setting of the connection"):
+        orders.subscribe(group="g", key_prefix="other")(print)
+    with pytest.raises(ValueError, match="enable_auto_commit is no setting of a subscription: it commits"):
+        orders.subscribe(group="g", **{"enable.auto.commit": False})(print)
     orders.subscribe(group="g")(lambda order: None)
     with pytest.raises(ValueError, match="handles topic 'orders' already"):
         orders.subscribe(group="g")(lambda order: None)

@@ -10,6 +10,7 @@ import pytest
 from redbroker.client.connection import Connection
 from redbroker.client.consumer import RebalanceListener
 from redbroker.client.positions import LogTruncated
+from redbroker.config import SettingsError
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.machines.consumer_group import ConsumerHeartbeat
 from redbroker.machines.reconciliation import LEAVE
@@ -265,3 +266,15 @@ async def test_a_consumer_that_does_not_go_on_is_stuck(connection: Connection) -
         await consumer.getmany(timeout_ms=20)
         assert consumer.health().lag_records == 0
         assert consumer.health().state == "joined"
+
+
+async def test_what_can_be_no_topic_and_no_setting_is_refused_at_once(connection: Connection) -> None:
+    with pytest.raises(KafkaError, match="A URL is no topic: name it as storage"):
+        Consumer("orders", "redis://:secret@localhost:6379")
+    with pytest.raises(KafkaError, match="'no/topic' contains characters other than"):
+        Consumer("no/topic")
+    with pytest.raises(SettingsError, match="key_prefix is a setting of the connection that a consumer shares"):
+        Consumer("orders", storage=connection, key_prefix="other")
+    async with Consumer(storage=connection, group_id="billing") as consumer:
+        with pytest.raises(KafkaError, match="contains characters other than"):
+            consumer.subscribe(["no/topic"])
