@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redbroker.client.connection import Connection
-from redbroker.client.consumer import RebalanceListener
+from redbroker.client.consumer import Consumer, RebalanceListener
 from redbroker.client.positions import LogTruncated
 from redbroker.config import SettingsError
 from redbroker.errors import ErrorCode, KafkaError
