@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -109,3 +110,50 @@ def test_a_healthy_cluster_is_silent(prometheus: Prometheus) -> None:
 def test_lag_is_not_multiplied_by_the_number_of_workers(prometheus: Prometheus) -> None:
     assert prometheus.values("count(redbroker_partition_end_offset)") == [4.0]
     assert prometheus.values("sum(kafka_brokers)") == [2.0]
+
+
+RETRIES = [
+    f'redbroker_client_records_{what}_total{{topic="t", group="g"}} 0+{each}x40'
+    for what, each in (("retried", 2), ("handled", 8))
+]
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian's package prometheus) is not installed")
+@pytest.mark.parametrize(
+    ("alert", "series", "minutes"),
+    [
+        ("AppDown", ['up{job="redbroker-apps", instance="a"} 1 0x20'], 5),
+        ("AppDown", ['redbroker_client_up{instance="a"} 1 0x20'], 5),
+        ("AppUnhealthy", ['redbroker_client_healthy{instance="a"} 1 0x20'], 5),
+        ("AppLagsBehind", ['redbroker_client_lag_seconds{topic="t", group="g"} 0+60x40'], 30),
+        ("AppBuriesRecords", ['redbroker_client_records_dead_total{topic="t", group="g"} 0x5 1x20'], 8),
+        ("AppSkipsRecords", ['redbroker_client_records_skipped_total{topic="t", group="g"} 0x5 1x20'], 8),
+        ("AppRetriesOften", RETRIES, 30),
+        ("AppCannotSend", ['redbroker_client_records_failed_total{topic="t", instance="a"} 0x5 1x20'], 8),
+    ],
+)
+def test_an_alert_about_apps_fires_when_it_should(tmp_path: Path, alert: str, series: list[str], minutes: int) -> None:
+    """Silent in its first minutes, firing afterwards; told by Prometheus' own tester of rules."""
+    several = []
+    for each in series:
+        name, values = each.split("} ", 1)
+        several.append({"series": name + "}", "values": values})
+    rules = {
+        "rule_files": [str(ROOT / "grafana" / "alerts.yml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": several,
+                "promql_expr_test": [
+                    {"expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})', "eval_time": f"{at}m",
+                     "exp_samples": [{"value": 1}] if at else []}
+                    for at in (0, minutes)
+                ],
+            }
+        ],
+    }  # fmt: skip
+    (tmp_path / "rules.yml").write_text(json.dumps(rules))
+    words = ["promtool", "test", "rules", str(tmp_path / "rules.yml")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
