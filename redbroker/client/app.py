@@ -259,26 +259,32 @@ class RedBroker:
         self._producer = None
 
     async def _make_topics(self) -> None:
-        """Make what is declared or needed and not there; a retry topic is as wide as its topic."""
+        """Make what is declared or needed and not there.
+
+        Retry and dead-letter topics are as wide as the widest topic whose records they take, and have room for its
+        largest record with what a failure adds.
+        """
         topics = self.connection.engine.topics
         await topics.reload()
-        for name, declared in self.topics.items():
-            await self._make(name, declared.partitions, declared.configs)
-        needed: dict[
-            str, tuple[int, int]
-        ] = {}  # partitions, and bytes of the largest record: those of the widest topic
+        for each in self.subscriptions:
+            await self._make(each.topic.name, each.topic.partitions, each.topic.configs)
+        needed: dict[str, tuple[int, int]] = {}  # partitions, and bytes of the largest record
         for each in self.subscriptions:
             if (found := topics.get(each.topic.name)) is not None:
                 size = found.partitions, min(BYTES_MAX, found.max_message_bytes + FAILURE_BYTES_MAX)
                 for name in (*each.topics[1:], *((each.dlq,) if each.dlq else ())):
                     needed[name] = max(size[0], needed.get(name, size)[0]), max(size[1], needed.get(name, size)[1])
-        for name, (partitions, nbytes) in needed.items():
-            await self._make(name, partitions, {"max.message.bytes": str(nbytes)})
+        for name, (width, nbytes) in needed.items():
+            declared, configs = self.topics.get(name), {"max.message.bytes": str(nbytes)}
+            partitions = declared.partitions if declared else None
+            await self._make(name, partitions or width, configs | (declared.configs if declared else {}))
             if (made := topics.get(name)) is not None and made.max_message_bytes < nbytes:
                 log.warning(
                     "Topic %s takes records of up to %d bytes, too few for the largest that may fail: set its"
                     " max.message.bytes to %d.", name, made.max_message_bytes, nbytes,
                 )  # fmt: skip
+        for name, declared in self.topics.items():
+            await self._make(name, declared.partitions, declared.configs)
 
     async def _make(self, name: str, partitions: int | None, configs: Mapping[str, str]) -> None:
         topics = self.connection.engine.topics

@@ -66,7 +66,9 @@ class Commits:
                 await self._commit(wanted)
         except TimeoutError:
             name = "default_api_timeout_ms" if timeout_ms is None else "timeout_ms"
-            message = f"Group {self._group!r}: Redis has not answered a commit within {name} ({bound_ms:.0f})."
+            message = (
+                f"Group {self._group!r}: not committed within {name} ({bound_ms:.0f}): Redis did not answer in time."
+            )
             raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, message) from None
 
     def commit_nowait(self, offsets: Offsets | None) -> asyncio.Task[None]:

@@ -158,6 +158,28 @@ async def test_sigterm_finishes_what_runs_commits_it_and_leaves(valkey: Server) 
         assert await committed(engine, "workers") == {TopicPartition("work", 0): 1}
 
 
+async def test_dead_letters_have_room_where_they_were_declared_and_are_warned_of_where_not(
+    valkey: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = RedBroker(valkey.url)
+    app.topic("dead", value=dict)
+    wide = app.topic("wide", partitions=5, configs={"max.message.bytes": "2000000"})
+    narrow = app.topic("narrow", partitions=2)
+    for each in (narrow, wide):
+        each.subscribe(group="g", dlq="dead", retry=Retry(attempts=2))(lambda value: None)
+    async with app:
+        topics = app.connection.engine.topics
+        made = {name: topics.get(name) for name in ("dead", "wide.g.retry-1", "narrow.g.retry-1")}
+        sizes = {name: (found.partitions, found.max_message_bytes) for name, found in made.items() if found}
+        assert sizes == {
+            "dead": (5, 2_008_192), "wide.g.retry-1": (5, 2_008_192), "narrow.g.retry-1": (2, 1_056_780),
+        }  # fmt: skip
+        assert "max.message.bytes" not in caplog.text
+        await topics.configure("dead", {"max.message.bytes": "1000"}, [])
+    async with app:
+        assert "Topic dead takes records of up to 1000 bytes" in caplog.text
+
+
 # --- what is wrong is told before anything happens -------------------------------------------------------------
 
 
