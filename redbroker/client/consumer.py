@@ -24,7 +24,7 @@ from redbroker.client.assignment import Assignment
 from redbroker.client.commits import Commits, Offsets
 from redbroker.client.config import configure
 from redbroker.client.connection import Connection, engine_of
-from redbroker.client.consumer_config import ConsumerConfig, RebalanceListener
+from redbroker.client.consumer_config import ConsumerConfig, RebalanceListener, checked_topics
 from redbroker.client.fetching import Fetcher
 from redbroker.client.hand import Hand
 from redbroker.client.health import Health, health_of
@@ -32,7 +32,6 @@ from redbroker.client.membership import Membership
 from redbroker.client.positions import EARLIEST, LATEST, Position
 from redbroker.client.types import ConsumerRecord, OffsetAndMetadata
 from redbroker.engine import Engine
-from redbroker.engine.topics import check_name
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.types import TopicPartition
 
@@ -74,7 +73,7 @@ class Consumer:
         url = storage if isinstance(storage, str) else None
         self._config, own = configure(ConsumerConfig, url, config, settings, shared=self._shared is not None)
         self._settings = self._shared.settings if self._shared else own
-        self._topics: tuple[str, ...] = checked(topics)
+        self._topics: tuple[str, ...] = checked_topics(topics)
         self._pattern: str | None = None
         self._positions: dict[TopicPartition, Position] = {}
         self._hand = Hand()
@@ -147,7 +146,7 @@ class Consumer:
 
         Without a `group_id`, this consumer alone reads all partitions of the topics, which must be named.
         """
-        self._topics, self._pattern = checked(topics), pattern
+        self._topics, self._pattern = checked_topics(topics), pattern
         self._assignment.listener = listener or self._assignment.listener
         if self._engine_kept is None:
             return
@@ -256,6 +255,8 @@ class Consumer:
 
     def _broken(self) -> BaseException | None:
         """Why nothing will come any more, if so."""
+        if not (self._topics or self._pattern or self._positions):
+            return RuntimeError("This consumer reads nothing: name topics, `subscribe` or `assign` first.")
         if self._membership is not None and self._membership.fatal is not None:
             return self._membership.fatal
         for task in self._tasks.values():
@@ -383,13 +384,3 @@ class Consumer:
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
-
-
-def checked(topics: Collection[str]) -> tuple[str, ...]:
-    """Each topic once; INVALID_TOPIC_EXCEPTION for what can be none."""
-    for name in topics:
-        if "://" in name:
-            why = "A URL is no topic: name it as storage, as in Consumer('orders', storage='redis://localhost:6379')."
-            raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, why)
-        check_name(name)
-    return tuple(dict.fromkeys(topics))

@@ -278,3 +278,20 @@ async def test_what_can_be_no_topic_and_no_setting_is_refused_at_once(connection
     async with Consumer(storage=connection, group_id="billing") as consumer:
         with pytest.raises(KafkaError, match="contains characters other than"):
             consumer.subscribe(["no/topic"])
+        with pytest.raises(TypeError, match=r"Topics are a list: subscribe\(\['orders'\]\)"):
+            consumer.subscribe("orders")
+
+
+async def test_who_reads_nothing_is_told_and_does_not_wait_for_ever(connection: Connection) -> None:
+    await orders(connection, b"a")
+    async with reader(connection, default_api_timeout_ms=100) as consumer:
+        for read in (consumer.getmany, consumer.__anext__):
+            with pytest.raises(RuntimeError, match="This consumer reads nothing: name topics, `subscribe` or `assign`"):
+                await asyncio.wait_for(read(), 5)
+        consumer.assign([FIRST])
+        assert await values(consumer, 1) == [b"a"]
+        nowhere = TopicPartition("nowhere", 0)
+        consumer.assign([nowhere])
+        with pytest.raises(KafkaError, match=r"nowhere-0: where to start is not known within .* \(100\)") as late:
+            await consumer.position(nowhere)
+        assert late.value.code is ErrorCode.REQUEST_TIMED_OUT
