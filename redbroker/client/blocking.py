@@ -170,6 +170,7 @@ class Producer(Blocking):
     send = waits(AsyncProducer.send)
     flush = waits(AsyncProducer.flush)
     partitions_for = waits(AsyncProducer.partitions_for)
+    counts = calls(AsyncProducer.counts)
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
