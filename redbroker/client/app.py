@@ -125,7 +125,8 @@ class TypedTopic(Generic[K, V]):
         `drain_s` bounds how long running handlers may finish when a partition goes or the app stops; then they are
         cancelled, and their records are handled again. When the app stops, what was sent gets as long once more.
         `stuck_after_s`: the app is not healthy while a handler has had one record for longer. Further settings are the
-        consumer's. Functions that are not async run in threads, which cannot be cancelled.
+        consumer's. Functions that are not async run in threads, which cannot be cancelled and are not
+        waited for at the end of the process.
         """
 
         def register(handler: H) -> H:

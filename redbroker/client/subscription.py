@@ -26,6 +26,7 @@ from redbroker.client.consumer_config import ConsumerConfig, RebalanceListener
 from redbroker.client.context import Context
 from redbroker.client.keyed import Lanes
 from redbroker.client.retries import NEVER, Retry, failure_of, headers_after, retry_topic
+from redbroker.client.threads import Threads
 from redbroker.client.tracing import failed, processing
 from redbroker.client.types import ConsumerRecord, OffsetAndMetadata
 from redbroker.errors import KafkaError
@@ -123,6 +124,7 @@ class Running(RebalanceListener):
             **{"auto_offset_reset": "earliest", **subscription.settings},
         )  # fmt: skip
         self._committed: dict[TopicPartition, int] = {}
+        self._threads = Threads()  # of a handler that is not async
         handler = subscription.handler
         self._async = inspect.iscoroutinefunction(handler)
         self._with_context = len(inspect.signature(handler).parameters) > 1
@@ -155,6 +157,7 @@ class Running(RebalanceListener):
                     task.cancel()
                 await asyncio.wait([*work, *rests])
                 done_with = await self.lanes.close(self.subscription.drain_s)
+                self._threads.close()
                 with contextlib.suppress(KafkaError):
                     await self._commit(done_with, LAST_COMMIT_MS)
 
@@ -266,7 +269,7 @@ class Running(RebalanceListener):
         words = (value, context) if self._with_context else (value,)
         if self._async:
             return await self.subscription.handler(*words)
-        return await asyncio.to_thread(self.subscription.handler, *words)
+        return await self._threads.run(self.subscription.handler, *words)
 
     async def _failed(self, record: ConsumerRecord, attempt: int, error: Exception) -> None:
         """Another try later, the dead letters, or the end of the subscription."""

@@ -364,6 +364,40 @@ async def test_a_service_ends_in_time_though_redis_is_silent(silent: Server, how
         process.wait()
 
 
+HANGS = """
+import sys, time
+from redbroker import RedBroker
+
+app = RedBroker(sys.argv[1])
+
+@app.topic("work", value=str, partitions=1).subscribe(group="g", drain_s=0.5)
+def handle(how: str) -> None:
+    print("began", flush=True)
+    time.sleep(300)
+
+app.run()
+"""
+
+
+async def test_a_service_ends_in_time_though_a_handler_hangs_in_its_thread(valkey: Server, other: Connection) -> None:
+    await other.engine.topics.create("work", 1)
+    async with Producer(other) as producer:
+        await producer.send("work", b"x")
+    process = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", HANGS, valkey.url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    )
+    try:
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == "began\n"
+        process.send_signal(signal.SIGTERM)
+        told, _ = await asyncio.to_thread(process.communicate, None, 20)
+        assert (process.returncode, told) == (0, "")
+        assert await committed(other) == -1
+    finally:
+        process.kill()
+        process.wait()
+
+
 async def test_a_commit_that_redis_does_not_answer_is_told_as_one(silent: Server) -> None:
     """And an app whose commits wait for Redis goes on when it is back."""
     settings: dict[str, Any] = {"storage_timeout_ms": 300}
