@@ -92,17 +92,30 @@ def bulk_100(contender: Contender, sizes: Sizes) -> Samples:
 
 
 def sdk_consume(contender: Contender, sizes: Sizes) -> Samples:
-    """Everything read by the SDK's consumer, straight from the storage."""
-    with contender.run() as running:
-        to = {"topic": "sdk-consume", "records": sizes.records_100}
-        sent, _ = run_client("produce", running, bootstrap=running.bootstrap, record_bytes=100, **to)
-        read, cpu = run_client(
-            "sdk_consume", running, storage=running.storage_url, topic=to["topic"], records=sent["served"]
-        )
-    return {
-        "sdk_getmany_100": Sample(read["records_per_s"], cpu),
-        "sdk_async_for_100": Sample(read["async_for_per_s"]),
-    }
+    """Everything read by the SDK's consumer, straight from the storage; against the yardstick, aiokafka."""
+    samples = {}
+    for suffix, load in sizes_of(sizes).items():
+        with contender.run() as running:
+            sent, _ = run_client("produce", running, bootstrap=running.bootstrap, topic="sdk-consume", **load)
+            what = {"topic": "sdk-consume", "records": sent["served"]}
+            if contender.name == YARDSTICK:
+                read, cpu = run_client("aiokafka_consume", running, bootstrap=running.bootstrap, **what)
+            else:
+                read, cpu = run_client("sdk_consume", running, storage=running.storage_url, **what)
+        samples[f"sdk_getmany_{suffix}"] = Sample(read["records_per_s"], cpu)
+        samples[f"sdk_async_for_{suffix}"] = Sample(read["async_for_per_s"])
+    return samples
+
+
+def sdk_behind(contender: Contender, sizes: Sizes) -> Samples:
+    """The memory of a slow reader at the start of a long topic."""
+    samples = {}
+    for suffix, load in sizes_of(sizes).items():
+        with contender.storage() as running:
+            run_client("sdk_produce", running, url=running.storage_url, **load)
+            read, cpu = run_client("sdk_behind", running, storage=running.storage_url, topic="bulk")
+        samples[f"sdk_behind_{suffix}"] = Sample(read["times"], cpu)
+    return samples
 
 
 def latency(contender: Contender, sizes: Sizes) -> Samples:
@@ -329,6 +342,11 @@ WORKLOADS = (
     ),
     Workload(crowd, ("group_crowd", "group_beats"), ("valkey", "redis", "dev")),
     Workload(bulk_1k, ("produce_1k", "consume_1k")),
-    Workload(sdk_consume, ("sdk_getmany_100", "sdk_async_for_100"), ("valkey", "redis")),
+    Workload(
+        sdk_consume,
+        ("sdk_getmany_100", "sdk_async_for_100", "sdk_getmany_1k", "sdk_async_for_1k"),
+        (YARDSTICK, "valkey", "redis"),
+    ),
+    Workload(sdk_behind, ("sdk_behind_100", "sdk_behind_1k"), ("valkey", "redis")),
     Workload(bulk_100, ("produce_100", "consume_100")),
 )

@@ -16,11 +16,17 @@ VARIABLES = {
     "group": "redbroker_group_members",
     "instance": "redbroker_worker_ready",
 }
+OF_APPS = {
+    "topic": "redbroker_client_records_sent_total",
+    "group": "redbroker_client_partitions",
+    "instance": "redbroker_client_up",
+}
 
 
 def dashboard(name: str) -> dict[str, Any]:
     """One dashboard as Grafana's JSON model: three panels a row, single figures four."""
     panels, x, y, row = [], 0, 0, 0
+    variables = OF_APPS if name == "apps" else VARIABLES
     for number, each in enumerate(DASHBOARDS[name], 1):
         width, height = (6, 4) if each.stat else (8, 8)
         if x + width > 24:
@@ -35,7 +41,7 @@ def dashboard(name: str) -> dict[str, Any]:
         "editable": True,
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": [SOURCE_VARIABLE, *(variable(*each) for each in VARIABLES.items())]},
+        "templating": {"list": [SOURCE_VARIABLE, *(variable(*each) for each in variables.items())]},
         "links": [{"type": "dashboards", "tags": ["redbroker"], "title": "RedBroker", "asDropdown": False}],
         "panels": panels,
     }

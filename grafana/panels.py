@@ -1,5 +1,7 @@
 """Every panel and every alert once: title, unit and query. `python -m grafana` writes the files from this one.
 
+The boards are the workers' and Redis', but for `apps`: services built with the SDK, scraped in a job of their own.
+
 A panel is (title, unit, {legend: query}); legends are Grafana's, `{{topic}}` being a label. `$topic`, `$group`
 and `$instance` are the dashboards' variables. Figures of the cluster are told by one worker each
 (redbroker/broker/observer.py), so `sum()` is right; where an instant of a moving leader shows a series twice, `max by`
@@ -12,6 +14,7 @@ from typing import NamedTuple
 
 WINDOW = "[$__rate_interval]"
 JOB = 'job="redbroker"'
+APPS = 'job="redbroker-apps"'
 
 
 class Panel(NamedTuple):
@@ -46,6 +49,7 @@ def quantile(share: float, metric: str, by: str = "", where: str = "") -> str:
 
 
 TOPIC, GROUP, INSTANCE = 'topic=~"$topic"', 'group=~"$group"', 'instance=~"$instance"'
+HANDLED = f"{TOPIC}, {GROUP}, {INSTANCE}"
 LAG = f"max by (group, topic, partition) (redbroker_group_lag_records{{{GROUP}}})"
 MEMORY_LIMIT = "((redbroker_redis_memory_max_bytes > 0) or redbroker_redis_memory_system_bytes)"
 
@@ -143,6 +147,40 @@ DASHBOARDS: dict[str, list[Panel]] = {
         Panel("Lost connections", "cps", {"{{instance}}": rate("redbroker_redis_connections_lost_total", "instance")}),
         Panel("Delayed fsyncs", "short", {"{{node}}": "max by (node) (redbroker_redis_aof_delayed_fsyncs)"}),
     ],
+    "apps": [
+        Panel("Processes up", "short", {"up": f"sum(redbroker_client_up{{{INSTANCE}}})"}, stat=True),
+        Panel("Healthy", "short", {"healthy": f"sum(redbroker_client_healthy{{{INSTANCE}}})"}, stat=True),
+        Panel("Records behind", "short", {
+            "lag": f"sum(redbroker_client_lag_records{{{HANDLED}}})"}, stat=True),
+        Panel("Dead letters in this time", "short", {
+            "dead": f"sum(increase(redbroker_client_records_dead_total{{{HANDLED}}}[$__range]))"}, stat=True),
+        Panel("Handled", "short", {
+            "{{group}} {{topic}}": rate("redbroker_client_records_handled_total", "group, topic", HANDLED)}),
+        Panel("Handled by each process", "short", {
+            "{{instance}}": rate("redbroker_client_records_handled_total", "instance", HANDLED)}),
+        Panel("Sent", "short", {
+            "{{topic}}": rate("redbroker_client_records_sent_total", "topic", f"{TOPIC}, {INSTANCE}")}),
+        Panel("Lag", "short", {
+            "{{group}} {{topic}}": f"sum by (group, topic) (redbroker_client_lag_records{{{HANDLED}}})"}),
+        Panel("Lag, in seconds", "s", {
+            "{{group}} {{topic}}": f"max by (group, topic) (redbroker_client_lag_seconds{{{HANDLED}}})"}),
+        Panel("In flight", "short", {
+            "{{group}} {{topic}}": f"sum by (group, topic) (redbroker_client_in_flight_records{{{HANDLED}}})"}),
+        Panel("Tried again", "short", {
+            "{{group}} {{topic}}": rate("redbroker_client_records_retried_total", "group, topic", HANDLED)}),
+        Panel("Dead letters", "short", {
+            "{{group}} {{topic}}": rate("redbroker_client_records_dead_total", "group, topic", HANDLED)}),
+        Panel("Not decodable and skipped", "short", {
+            "{{group}} {{topic}}": rate("redbroker_client_records_skipped_total", "group, topic", HANDLED)}),
+        Panel("Not delivered", "short", {
+            "{{topic}}": rate("redbroker_client_records_failed_total", "topic", f"{TOPIC}, {INSTANCE}")}),
+        Panel("Oldest handler", "s", {
+            "{{instance}} {{group}} {{topic}}":
+                f"max by (instance, group, topic) (redbroker_client_oldest_handler_seconds{{{HANDLED}}})"}),
+        Panel("Partitions", "short", {
+            "{{instance}} {{group}} {{topic}}":
+                f"max by (instance, group, topic) (redbroker_client_partitions{{{HANDLED}}})"}),
+    ],
 }  # fmt: skip
 
 ALERTS = [
@@ -190,4 +228,21 @@ ALERTS = [
           "Worker {{ $labels.instance }} refuses clients: connections_max are open."),
     Alert("MetricsStale", "redbroker_observation_age_seconds > 60", "5m", "warning",
           "Worker {{ $labels.instance }} has not read its figures of Redis for a minute."),
+    Alert("AppDown", f"(up{{{APPS}}} == 0) or (redbroker_client_up == 0)", "1m", "critical",
+          "App {{ $labels.instance }} cannot be scraped, does not run, or its event loop is blocked."),
+    Alert("AppUnhealthy", "redbroker_client_healthy == 0", "1m", "critical",
+          "App {{ $labels.instance }} has stopped with an error, or one of its handlers is stuck."),
+    Alert("AppLagsBehind", "max by (group, topic) (redbroker_client_lag_seconds) > 300", "10m", "warning",
+          "Apps of group {{ $labels.group }} are {{ $value | humanizeDuration }} behind on {{ $labels.topic }}."),
+    Alert("AppBuriesRecords", "sum by (group, topic) (increase(redbroker_client_records_dead_total[10m])) > 0", "0m",
+          "warning", "Group {{ $labels.group }} has put records of {{ $labels.topic }} into its dead-letter topic."),
+    Alert("AppSkipsRecords", "sum by (group, topic) (increase(redbroker_client_records_skipped_total[10m])) > 0", "0m",
+          "warning", "Group {{ $labels.group }} skips records of {{ $labels.topic }} that it cannot decode."),
+    Alert("AppRetriesOften",
+          "sum by (group, topic) (rate(redbroker_client_records_retried_total[10m]))"
+          " / (sum by (group, topic) (rate(redbroker_client_records_retried_total[10m]))"
+          " + sum by (group, topic) (rate(redbroker_client_records_handled_total[10m]))) > 0.1", "10m", "warning",
+          "{{ $value | humanizePercentage }} of what group {{ $labels.group }} does with {{ $labels.topic }} fails."),
+    Alert("AppCannotSend", "sum by (instance, topic) (increase(redbroker_client_records_failed_total[10m])) > 0", "0m",
+          "critical", "App {{ $labels.instance }} could not deliver records to {{ $labels.topic }}."),
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ALERTS = Path(__file__).with_name("alerts.yml")
-INTERVAL = {"$__rate_interval": "20s", "$topic": ".*", "$group": ".*", "$instance": ".*"}
+INTERVAL = {"$__rate_interval": "20s", "$__range": "60s", "$topic": ".*", "$group": ".*", "$instance": ".*"}
 """What Grafana puts in place of its variables."""
 
 
@@ -39,8 +39,8 @@ def prometheus_binary() -> str | None:
 class Prometheus:
     """`with Prometheus(folder, ["127.0.0.1:9644"]) as prometheus:` scrapes these every second."""
 
-    def __init__(self, folder: Path, targets: Sequence[str]) -> None:
-        self.folder, self.targets, self.port = folder, list(targets), free_port()
+    def __init__(self, folder: Path, targets: Sequence[str], apps: Sequence[str] = ()) -> None:
+        self.folder, self.targets, self.apps, self.port = folder, list(targets), list(apps), free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Prometheus:
@@ -49,7 +49,8 @@ class Prometheus:
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(ALERTS)],
             "scrape_configs": [
-                {"job_name": "redbroker", "file_sd_configs": [{"files": [str(self.folder / "targets.json")]}]}
+                {"job_name": "redbroker", "file_sd_configs": [{"files": [str(self.folder / "targets.json")]}]},
+                {"job_name": "redbroker-apps", "static_configs": [{"targets": self.apps}]},
             ],
         }
         (self.folder / "prometheus.yml").write_text(json.dumps(configuration))

@@ -89,14 +89,32 @@ class ClusterDescription:
 
 
 class Admin:
-    """Topics, groups and the cluster; `storage` and settings as for a `Producer`."""
+    """Topics, groups and the cluster.
+
+    `storage` and settings are as for a `Producer`. All there is, at once:
+
+        async with Admin("redis://localhost:6379") as admin:
+            await admin.create_topic("orders", 6, {"retention.ms": "604800000"}, if_not_exists=True)
+            await admin.add_partitions("orders", 12)
+            await admin.alter_configs("orders", {"retention.bytes": "1000000000"})
+            await admin.configs("orders")  # {"retention.bytes": …, "retention.ms": …}
+            for partition in (await admin.describe_topic("orders")).partitions:
+                print(partition.start, partition.end)
+            await admin.trim({TopicPartition("orders", 0): "end"})  # deletes the records there are now
+            await admin.list_topics(), await admin.list_groups(), await admin.describe_cluster()
+
+            await admin.seek("billing", {TopicPartition("orders", 0): "start"})
+            print((await admin.describe_group("billing")).lag_records, await admin.offsets("billing"))
+            await admin.delete_group("billing")
+            await admin.delete_topic("orders")
+    """
 
     def __init__(
         self, storage: str | Connection | None = None, config: Mapping[str, Any] | None = None, **settings: Any
     ) -> None:
         self._shared = storage if isinstance(storage, Connection) else None
         url = None if isinstance(storage, Connection) else storage
-        self.config, self._settings = configure(AdminConfig, url, config, settings)
+        self.config, self._settings = configure(AdminConfig, url, config, settings, shared=self._shared is not None)
         self._stack: contextlib.AsyncExitStack | None = None
         self._engine: Engine | None = None
 

@@ -24,7 +24,7 @@ from redbroker.client.clock import Clock
 from redbroker.client.connection import Connection
 from redbroker.client.errors import ProducerRecord, SerializationError
 from redbroker.client.producer import Producer
-from redbroker.client.retries import NEVER, Retry
+from redbroker.client.retries import FAILURE_BYTES_MAX, NEVER, Retry
 from redbroker.client.serializers import decoded, serializer_for
 from redbroker.client.subscription import Running, Subscription, Undecodable
 from redbroker.client.types import ConsumerRecord, Sent
@@ -39,13 +39,29 @@ __all__ = ["RedBroker", "TypedTopic"]
 
 log = logging.getLogger(__name__)
 
+DRAIN_S = 10.0
+BYTES_MAX = (1 << 31) - 1
 K = TypeVar("K")
 V = TypeVar("V")
 H = TypeVar("H", bound=Callable[..., Any])
 
 
 class TypedTopic(Generic[K, V]):
-    """A topic with the types of its keys and values; made by `RedBroker.topic`."""
+    """A topic with the types of its keys and values.
+
+    `RedBroker.topic` makes it. All there is, at once:
+
+        orders = RedBroker("redis://localhost:6379").topic("orders", key=str, value=dict)
+
+        @orders.subscribe(group="billing")
+        async def bill(order: dict) -> None:
+            print(order["id"])
+
+        async with orders.app:
+            await orders.send({"id": 1}, key="ann")
+        key, value = orders.encode("ann", {"id": 1})  # bytes, as `send` stores them
+        orders.decode(ConsumerRecord("orders", 0, 0, 0, key, value))  # and back, as a handler gets them
+    """
 
     def __init__(
         self,
@@ -97,7 +113,7 @@ class TypedTopic(Generic[K, V]):
         dlq: str | None = None,
         undecodable: Undecodable = "raise",
         to: str | None = None,
-        drain_s: float = 10.0,
+        drain_s: float = DRAIN_S,
         stuck_after_s: float = 300.0,
         **settings: Any,
     ) -> Callable[[H], H]:
@@ -107,9 +123,10 @@ class TypedTopic(Generic[K, V]):
         `dlq`: what becomes of a record whose handler raises; without them the app stops there. `undecodable`: `raise`
         (the app stops), `skip` (counted) or `dead-letter`. `to`: topic of what the handler returns, unless None.
         `drain_s` bounds how long running handlers may finish when a partition goes or the app stops; then they are
-        cancelled, and their records are handled again. `stuck_after_s`: the app is not healthy while a handler has had
-        one record for longer. Further settings are the consumer's. Functions that are not async run in threads, which
-        cannot be cancelled.
+        cancelled, and their records are handled again. When the app stops, what was sent gets as long once more.
+        `stuck_after_s`: the app is not healthy while a handler has had one record for longer. Further settings are the
+        consumer's. Functions that are not async run in threads, which cannot be cancelled and are not
+        waited for at the end of the process.
         """
 
         def register(handler: H) -> H:
@@ -134,7 +151,22 @@ class TypedTopic(Generic[K, V]):
 
 
 class RedBroker:
-    """One service: its topics, handlers and connection. Nothing is done before `async with`, `run` or `test`."""
+    """One service: its topics, handlers and connection.
+
+    Nothing is done before `async with`, `run` or `test`. All there is, at once:
+
+        app = RedBroker("redis://localhost:6379")
+        lines = app.topic("lines", value=str, partitions=4)
+        app.metrics(CollectorRegistry())  # its figures for Prometheus
+
+        async with app.test() as t:  # without a server
+            await t.send("lines", "first")
+
+        async with app.lifespan():  # as a web server does; a service says app.run()
+            await app.send("lines", "second")
+            await app.send_bytes("lines", b"third", key=b"k")
+            print(app.health()["healthy"], app.counts())
+    """
 
     def __init__(self, storage: str | Connection | None = None, **settings: Any) -> None:
         self.connection = storage if isinstance(storage, Connection) else Connection(storage, **settings)
@@ -206,7 +238,9 @@ class RedBroker:
         async with contextlib.AsyncExitStack() as stack:
             if not self._shared:
                 await stack.enter_async_context(self.connection)
-            self._producer = await stack.enter_async_context(Producer(self.connection))
+            self._producer = await Producer(self.connection).__aenter__()
+            drain_s = max((each.drain_s for each in self.subscriptions), default=DRAIN_S)
+            stack.push_async_callback(self._producer.close, drain_s)
             await self._make_topics()
             self.running = [Running(each, self) for each in self.subscriptions]
             tasks = [asyncio.create_task(each.run()) for each in self.running]
@@ -226,16 +260,32 @@ class RedBroker:
         self._producer = None
 
     async def _make_topics(self) -> None:
-        """Make what is declared or needed and not there; a retry topic is as wide as its topic."""
+        """Make what is declared or needed and not there.
+
+        Retry and dead-letter topics are as wide as the widest topic whose records they take, and have room for its
+        largest record with what a failure adds.
+        """
         topics = self.connection.engine.topics
         await topics.reload()
+        for each in self.subscriptions:
+            await self._make(each.topic.name, each.topic.partitions, each.topic.configs)
+        needed: dict[str, tuple[int, int]] = {}  # partitions, and bytes of the largest record
+        for each in self.subscriptions:
+            if (found := topics.get(each.topic.name)) is not None:
+                size = found.partitions, min(BYTES_MAX, found.max_message_bytes + FAILURE_BYTES_MAX)
+                for name in (*each.topics[1:], *((each.dlq,) if each.dlq else ())):
+                    needed[name] = max(size[0], needed.get(name, size)[0]), max(size[1], needed.get(name, size)[1])
+        for name, (width, nbytes) in needed.items():
+            declared, configs = self.topics.get(name), {"max.message.bytes": str(nbytes)}
+            partitions = declared.partitions if declared else None
+            await self._make(name, partitions or width, configs | (declared.configs if declared else {}))
+            if (made := topics.get(name)) is not None and made.max_message_bytes < nbytes:
+                log.warning(
+                    "Topic %s takes records of up to %d bytes, too few for the largest that may fail: set its"
+                    " max.message.bytes to %d.", name, made.max_message_bytes, nbytes,
+                )  # fmt: skip
         for name, declared in self.topics.items():
             await self._make(name, declared.partitions, declared.configs)
-        for each in self.subscriptions:
-            found = topics.get(each.topic.name)
-            width = None if found is None else found.partitions
-            for name in (*each.topics[1:], *((each.dlq,) if each.dlq else ())):
-                await self._make(name, width, {})
 
     async def _make(self, name: str, partitions: int | None, configs: Mapping[str, str]) -> None:
         topics = self.connection.engine.topics
@@ -300,7 +350,7 @@ class RedBroker:
                     "handled": each.counts.handled,
                     "retried": each.counts.retried,
                     "dead": each.counts.dead,
-                    "skipped": each.counts.skipped,
+                    "skipped": each.counts.skipped + sum(each.consumer.skipped().values()),
                 }
             )
         healthy = (

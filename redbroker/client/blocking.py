@@ -170,6 +170,7 @@ class Producer(Blocking):
     send = waits(AsyncProducer.send)
     flush = waits(AsyncProducer.flush)
     partitions_for = waits(AsyncProducer.partitions_for)
+    counts = calls(AsyncProducer.counts)
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -249,6 +250,7 @@ class Consumer(Blocking):
     commit_nowait = calls(AsyncConsumer.commit_nowait)
     committed = waits(AsyncConsumer.committed)
     health = calls(AsyncConsumer.health)
+    skipped = calls(AsyncConsumer.skipped)
 
     _reader = 0  # the thread that has, or may have, records in hand; 0 when nobody knows what is
     _getmany = waits(AsyncConsumer.getmany)

@@ -47,7 +47,7 @@ class Commits:
 
     # --- for the caller ------------------------------------------------------------------------------------------
 
-    async def commit(self, offsets: Offsets | None) -> None:
+    async def commit(self, offsets: Offsets | None, timeout_ms: float | None = None) -> None:
         """These offsets of next records, or the position after everything that was handed out."""
         self._hand.settle()
         if offsets is None:
@@ -60,8 +60,16 @@ class Commits:
                 TopicPartition(*each): OffsetAndMetadata(given) if isinstance(given, int) else given
                 for each, given in offsets.items()
             }
-        async with asyncio.timeout(self._config.default_api_timeout_ms / 1000):
-            await self._commit(wanted)
+        bound_ms = self._config.default_api_timeout_ms if timeout_ms is None else timeout_ms
+        try:
+            async with asyncio.timeout(bound_ms / 1000):
+                await self._commit(wanted)
+        except TimeoutError:
+            name = "default_api_timeout_ms" if timeout_ms is None else "timeout_ms"
+            message = (
+                f"Group {self._group!r}: not committed within {name} ({bound_ms:.0f}): Redis did not answer in time."
+            )
+            raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, message) from None
 
     def commit_nowait(self, offsets: Offsets | None) -> asyncio.Task[None]:
         """`commit` in the background."""

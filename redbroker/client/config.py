@@ -8,7 +8,7 @@ is neither is refused with the nearest right name.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,19 +35,26 @@ class ClientConfig(BaseModel):
 
 
 def configure(
-    model: type[C], storage_url: str | None, mapping: Mapping[str, Any] | None, keywords: Mapping[str, Any]
-) -> tuple[C, Settings]:
-    """The client's settings and the storage's; `SettingsError` names the first wrong one."""
+    model: type[C], storage_url: str | None, mapping: Mapping[str, Any] | None, keywords: Mapping[str, Any], *,
+    shared: bool = False, beside: Collection[str] = (),
+) -> tuple[C, Settings]:  # fmt: skip
+    """The client's settings and the storage's; `SettingsError` names the first wrong one.
+
+    With `shared`, the storage's are those of a connection, and none may be given here. `beside` are names that the
+    caller takes itself, to be recognised where they are misspelt.
+    """
     own, storage = {}, {}
     for name, value in {**(mapping or {}), **keywords}.items():
         bare = name.replace(".", "_").replace("-", "_")
         bare = model.kafka_names.get(bare, bare)
         if bare in model.model_fields:
             own[bare] = value
-        elif bare in Settings.model_fields:
+        elif bare in Settings.model_fields and not shared:
             storage[bare] = value
+        elif bare in Settings.model_fields:
+            raise SettingsError(f"{name} is a setting of the connection that a {role(model)} shares: give it to that.")
         else:
-            raise SettingsError(f"{name} is not a setting of a {role(model)}{_meant(bare, model)}")
+            raise SettingsError(f"{name} is not a setting of a {role(model)}{_meant(bare, model, beside)}")
     if storage_url is not None:
         storage["storage_url"] = storage_url
     try:
@@ -64,8 +71,8 @@ def role(model: type[ClientConfig]) -> str:
     return model.__name__.removesuffix("Config").lower()
 
 
-def _meant(bare: str, model: type[ClientConfig]) -> str:
+def _meant(bare: str, model: type[ClientConfig], beside: Collection[str]) -> str:
     if bare in NOT_OURS:
         return f": {NOT_OURS[bare]}."
-    close = difflib.get_close_matches(bare, [*model.model_fields, *Settings.model_fields], n=1)
+    close = difflib.get_close_matches(bare, [*beside, *model.model_fields, *Settings.model_fields], n=1)
     return f"; did you mean {close[0]}?" if close else "."

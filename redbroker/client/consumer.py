@@ -24,7 +24,7 @@ from redbroker.client.assignment import Assignment
 from redbroker.client.commits import Commits, Offsets
 from redbroker.client.config import configure
 from redbroker.client.connection import Connection, engine_of
-from redbroker.client.consumer_config import ConsumerConfig, RebalanceListener
+from redbroker.client.consumer_config import ConsumerConfig, RebalanceListener, checked_topics
 from redbroker.client.fetching import Fetcher
 from redbroker.client.hand import Hand
 from redbroker.client.health import Health, health_of
@@ -42,7 +42,28 @@ YIELD_S = 0.002
 
 
 class Consumer:
-    """A reader of topics; see the module and `ConsumerConfig` for its settings. Nothing is done before `async with`."""
+    """A reader of topics; see the module and `ConsumerConfig` for its settings.
+
+    Nothing is done before `async with`. All there is, at once:
+
+        async with Consumer(storage="redis://localhost:6379", group_id="g", auto_offset_reset="earliest") as consumer:
+            consumer.subscribe(["orders"])  # or pattern="orders-.*", listener=RebalanceListener()
+            records = await consumer.getmany(500, timeout_ms=5_000)
+            await consumer.commit()  # or commit_nowait(), or let it commit by itself
+            first, *_ = consumer.assignment()
+            await consumer.committed(first)  # {first: OffsetAndMetadata(offset=…)}
+            consumer.pause(first)  # nothing of it is handed out …
+            consumer.resume(first)  # … until here
+            print(consumer.health().lag_s, consumer.skipped())
+            await consumer.unsubscribe()
+
+            consumer.assign([TopicPartition("orders", 0)])  # without sharing
+            await consumer.seek(TopicPartition("orders", 0), 41)
+            await consumer.position(TopicPartition("orders", 0))
+            await consumer.seek_to_time(1_700_000_000_000)  # ms since 1970; seek_to_beginning(), seek_to_end()
+            await consumer.beginning_offsets(), await consumer.end_offsets()
+            await consumer.offsets_for_times({TopicPartition("orders", 0): 1_700_000_000_000})
+    """
 
     def __init__(
         self, *topics: str, storage: str | Connection | None = None, config: Mapping[str, Any] | None = None,
@@ -50,9 +71,9 @@ class Consumer:
     ) -> None:  # fmt: skip
         self._shared = storage if isinstance(storage, Connection) else None
         url = storage if isinstance(storage, str) else None
-        self._config, own = configure(ConsumerConfig, url, config, settings)
+        self._config, own = configure(ConsumerConfig, url, config, settings, shared=self._shared is not None)
         self._settings = self._shared.settings if self._shared else own
-        self._topics: tuple[str, ...] = topics
+        self._topics: tuple[str, ...] = checked_topics(topics)
         self._pattern: str | None = None
         self._positions: dict[TopicPartition, Position] = {}
         self._hand = Hand()
@@ -125,7 +146,7 @@ class Consumer:
 
         Without a `group_id`, this consumer alone reads all partitions of the topics, which must be named.
         """
-        self._topics, self._pattern = tuple(dict.fromkeys(topics)), pattern
+        self._topics, self._pattern = checked_topics(topics), pattern
         self._assignment.listener = listener or self._assignment.listener
         if self._engine_kept is None:
             return
@@ -234,6 +255,8 @@ class Consumer:
 
     def _broken(self) -> BaseException | None:
         """Why nothing will come any more, if so."""
+        if not (self._topics or self._pattern or self._positions):
+            return RuntimeError("This consumer reads nothing: name topics, `subscribe` or `assign` first.")
         if self._membership is not None and self._membership.fatal is not None:
             return self._membership.fatal
         for task in self._tasks.values():
@@ -244,18 +267,23 @@ class Consumer:
     # --- positions -----------------------------------------------------------------------------------------------
 
     async def position(self, partition: TopicPartition) -> int:
-        """The offset of the next record to hand out."""
+        """The offset of the next record to hand out; REQUEST_TIMED_OUT after `default_api_timeout_ms`."""
         [each] = self._assignment.named((partition,))
-        async with asyncio.timeout(self._config.default_api_timeout_ms / 1000):
-            while not each.placed:
-                if each.error is not None:
-                    raise each.error
-                await asyncio.sleep(0.005)
+        bound_ms = self._config.default_api_timeout_ms
+        try:
+            async with asyncio.timeout(bound_ms / 1000):
+                while not each.placed:
+                    if each.error is not None:
+                        raise each.error
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            late = f"{partition}: where to start is not known within default_api_timeout_ms ({bound_ms})."
+            raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, late) from None
         self._hand.settle()
         return each.position
 
     async def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Go on from an offset."""
+        """Go on from an offset; OFFSET_OUT_OF_RANGE below 0. One that the log has not is found out when it is read."""
         if offset < 0:
             raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE, f"{offset} is no offset: seek to 0 or above.")
         for each in self._assignment.let_go((partition,)):
@@ -296,12 +324,13 @@ class Consumer:
 
     # --- commits -------------------------------------------------------------------------------------------------
 
-    async def commit(self, offsets: Offsets | None = None) -> None:
+    async def commit(self, offsets: Offsets | None = None, *, timeout_ms: float | None = None) -> None:
         """Commit these offsets of next records, or the position after everything that was handed out.
 
-        A commit of partitions that went to another member is refused (STALE_MEMBER_EPOCH), never stolen.
+        A commit of partitions that went to another member is refused (STALE_MEMBER_EPOCH), never stolen. While Redis
+        does not answer it is tried again for `timeout_ms` (default: `default_api_timeout_ms`), then REQUEST_TIMED_OUT.
         """
-        await self._commits.commit(offsets)
+        await self._commits.commit(offsets, timeout_ms)
 
     def commit_nowait(self, offsets: Offsets | None = None) -> asyncio.Task[None]:
         """`commit` in the background; its error is logged where nobody awaits the task."""
@@ -318,6 +347,10 @@ class Consumer:
         failed = self._fetcher.last_error if self._fetcher else None
         positions = self._positions.values()
         return health_of(positions, self._hand, self._membership, self._config.stuck_after_ms, failed)
+
+    def skipped(self) -> dict[str, int]:
+        """Records that could not be decoded and were passed over (`undecodable="skip"`), by topic."""
+        return dict(self._hand.skipped)
 
     # --- inside --------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -10,9 +10,11 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from redbroker.client.config import ClientConfig
+from redbroker.engine.topics import check_name
+from redbroker.errors import ErrorCode, KafkaError
 from redbroker.types import TopicPartition
 
-__all__ = ["ConsumerConfig", "RebalanceListener"]
+__all__ = ["ConsumerConfig", "RebalanceListener", "checked_topics"]
 
 DURATION = TypeAdapter(timedelta)
 
@@ -76,6 +78,18 @@ def _duration_ms(policy: str) -> int | None:
     except ValidationError:
         return None
     return ago // timedelta(milliseconds=1) if ago >= timedelta() else None
+
+
+def checked_topics(topics: Collection[str]) -> tuple[str, ...]:
+    """Each topic once; INVALID_TOPIC_EXCEPTION for what can be none."""
+    if isinstance(topics, str):
+        raise TypeError(f"Topics are a list: subscribe([{topics!r}]).")
+    for name in topics:
+        if "://" in name:
+            why = "A URL is no topic: name it as storage, as in Consumer('orders', storage='redis://localhost:6379')."
+            raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, why)
+        check_name(name)
+    return tuple(dict.fromkeys(topics))
 
 
 class RebalanceListener:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from redbroker.client.types import ConsumerRecord
@@ -20,9 +21,12 @@ log = logging.getLogger(__name__)
 
 
 def decoded(
-    stored: StoredBatch, partition: TopicPartition, wanted: int, config: ConsumerConfig
+    stored: StoredBatch, partition: TopicPartition, wanted: int, config: ConsumerConfig, skipped: Counter[str]
 ) -> tuple[list[ConsumerRecord], int, KafkaError | None]:
-    """(records from offset `wanted` on, the offset behind them, why there are no more of this batch)."""
+    """(records from offset `wanted` on, the offset behind them, why there are no more of this batch).
+
+    `skipped` counts by topic what was passed over, of a batch that cannot be read every offset it had.
+    """
     try:
         header = read_header(stored.batch)
         end = stored.base_offset + header.last_offset_delta + 1
@@ -35,16 +39,21 @@ def decoded(
     except KafkaError as error:
         end = stored.base_offset + int.from_bytes(stored.batch[23:27], "big") + 1
         where = f"{partition}, offsets {stored.base_offset} to {end - 1}"
-        return _skipped([], end, wanted, KafkaError(error.code, f"{where}: {error.message}"), config)
+        told = KafkaError(error.code, f"{where}: {error.message}")
+        if config.undecodable == "raise":
+            return [], wanted, told
+        log.warning("Skipped: %s", told)
+        skipped[partition.topic] += end - max(stored.base_offset, wanted)
+        return [], end, None
     if records and records[0].offset < wanted:
         records = [each for each in records if each.offset >= wanted]
     if config.key_deserializer or config.value_deserializer:
-        return _deserialized(records, end, partition, config)
+        return _deserialized(records, end, partition, config, skipped)
     return records, end, None
 
 
 def _deserialized(
-    records: list[ConsumerRecord], end: int, partition: TopicPartition, config: ConsumerConfig
+    records: list[ConsumerRecord], end: int, partition: TopicPartition, config: ConsumerConfig, skipped: Counter[str]
 ) -> tuple[list[ConsumerRecord], int, KafkaError | None]:
     """The records with the caller's own keys and values; null stays None."""
     of_key, of_value = config.key_deserializer, config.value_deserializer
@@ -62,15 +71,7 @@ def _deserialized(
             if config.undecodable == "raise":
                 return made, each.offset, error
             log.warning("Skipped: %s", error)
+            skipped[partition.topic] += 1
             continue
         made.append(each._replace(key=key, value=value))
     return made, end, None
-
-
-def _skipped(
-    records: list[ConsumerRecord], end: int, wanted: int, error: KafkaError, config: ConsumerConfig
-) -> tuple[list[ConsumerRecord], int, KafkaError | None]:
-    if config.undecodable == "raise":
-        return records, wanted, error
-    log.warning("Skipped: %s", error)
-    return records, end, None

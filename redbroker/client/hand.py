@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -30,11 +31,12 @@ CHUNK_RECORDS = 500
 class Hand:
     """One chunk, of one partition; `of` is its position. `settled` is set when the caller is done with something."""
 
-    __slots__ = ("_begin", "_end", "_working", "at", "chunk", "of", "settled")
+    __slots__ = ("_begin", "_end", "_working", "at", "chunk", "of", "settled", "skipped")
 
     def __init__(self) -> None:
         self._working: set[Position] = set()
         self.settled = asyncio.Event()
+        self.skipped: Counter[str] = Counter()  # records that could not be decoded, by topic
         self._empty()
 
     def _empty(self) -> None:
@@ -79,7 +81,7 @@ class Hand:
         end = of.position
         while of.batches and len(chunk) < CHUNK_RECORDS:
             stored = of.next_batch()
-            records, end, of.error = decoded(stored, of.partition, end, config)
+            records, end, of.error = decoded(stored, of.partition, end, config, self.skipped)
             chunk = chunk + records if chunk else records
             if of.error is not None:
                 of.batches.clear()

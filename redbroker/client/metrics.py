@@ -80,7 +80,11 @@ class AppMetrics(Collector):
         return self._figures()
 
     def _figures(self) -> Figures:
-        return self._app.health(), self._app.counts()
+        """Every topic that is declared or was sent to has both counts from the start: a rise from nothing is none."""
+        counts = self._app.counts()
+        topics = sorted({*self._app.topics, *counts[0], *counts[1]})
+        sent, failed = ({topic: each.get(topic, 0) for topic in topics} for each in counts)
+        return self._app.health(), (sent, failed)
 
     def _families(self, figures: Figures | None) -> list[Metric]:
         up = GaugeMetricFamily("redbroker_client_up", "1 while the app runs and its event loop answers.")

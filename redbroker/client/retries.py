@@ -22,11 +22,13 @@ from typing import Literal, NamedTuple
 
 from redbroker.client.types import ConsumerRecord
 
-__all__ = ["NEVER", "Failure", "Retry", "failure_of", "headers_after", "retry_topic"]
+__all__ = ["FAILURE_BYTES_MAX", "NEVER", "Failure", "Retry", "failure_of", "headers_after", "retry_topic"]
 
 Headers = Sequence[tuple[str, bytes | None]]
 PREFIX = "redbroker-"
 CAUSE_LENGTH_MAX = 1_000
+FAILURE_BYTES_MAX = 8_192
+"""Most bytes that a failure's headers add to a record; retry and dead-letter topics take so much more than theirs."""
 ATTEMPTS_MAX = 20
 
 

@@ -17,14 +17,16 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from redbroker.client.config import configure
 from redbroker.client.consumer import Consumer
-from redbroker.client.consumer_config import RebalanceListener
+from redbroker.client.consumer_config import ConsumerConfig, RebalanceListener
 from redbroker.client.context import Context
 from redbroker.client.keyed import Lanes
 from redbroker.client.retries import NEVER, Retry, failure_of, headers_after, retry_topic
+from redbroker.client.threads import Threads
 from redbroker.client.tracing import failed, processing
 from redbroker.client.types import ConsumerRecord, OffsetAndMetadata
 from redbroker.errors import KafkaError
@@ -37,9 +39,17 @@ __all__ = ["Counts", "Running", "Subscription"]
 
 log = logging.getLogger(__name__)
 
+TAKEN_BY = {
+    "group_id": "its group is `group`",
+    "enable_auto_commit": "it commits what is done with, by itself",
+    "key_deserializer": "the topic's types decode",
+    "value_deserializer": "the topic's types decode",
+}
 Undecodable = Literal["raise", "skip", "dead-letter"]
 READ_RECORDS = 500
 READ_MS = 1_000
+LAST_COMMIT_MS = 5_000
+"""How long a stop waits for Redis to take the last commit; what it does not take is handled again."""
 
 
 @dataclass
@@ -83,6 +93,10 @@ class Subscription:
             raise ValueError(f"stuck_after_s = {self.stuck_after_s} is wrong: above 0.")
         if self.dlq == self.topic.name:
             raise ValueError(f"dlq = {self.dlq!r} is wrong: dead letters would be handled again at once, for ever.")
+        own = {each.name for each in fields(self)} - {"settings"}
+        configure(ConsumerConfig, None, None, self.settings, shared=True, beside=own)
+        for name in TAKEN_BY.keys() & {each.replace(".", "_").replace("-", "_") for each in self.settings}:
+            raise ValueError(f"{name} is no setting of a subscription: {TAKEN_BY[name]}.")
 
     @property
     def topics(self) -> list[str]:
@@ -106,9 +120,11 @@ class Running(RebalanceListener):
         )
         self.consumer = Consumer(
             storage=app.connection, group_id=subscription.group, enable_auto_commit=False,
+            undecodable="skip" if subscription.undecodable == "skip" else "raise",  # of batches that are broken
             **{"auto_offset_reset": "earliest", **subscription.settings},
         )  # fmt: skip
         self._committed: dict[TopicPartition, int] = {}
+        self._threads = Threads()  # of a handler that is not async
         handler = subscription.handler
         self._async = inspect.iscoroutinefunction(handler)
         self._with_context = len(inspect.signature(handler).parameters) > 1
@@ -141,8 +157,9 @@ class Running(RebalanceListener):
                     task.cancel()
                 await asyncio.wait([*work, *rests])
                 done_with = await self.lanes.close(self.subscription.drain_s)
+                self._threads.close()
                 with contextlib.suppress(KafkaError):
-                    await self._commit(done_with)
+                    await self._commit(done_with, LAST_COMMIT_MS)
 
     async def _read(self) -> None:
         while True:
@@ -189,7 +206,7 @@ class Running(RebalanceListener):
             except KafkaError as refused:
                 log.info("Group %r: not committed now: %s", self.subscription.group, refused)
 
-    async def _commit(self, offsets: dict[TopicPartition, int]) -> None:
+    async def _commit(self, offsets: dict[TopicPartition, int], timeout_ms: float | None = None) -> None:
         """Commit what has moved, of partitions that are still ours: of others it would be refused."""
         ours = self.consumer.assignment()
         moved = {
@@ -197,7 +214,8 @@ class Running(RebalanceListener):
             if place in ours and self._committed.get(place) != offset
         }  # fmt: skip
         if moved:
-            await self.consumer.commit({place: OffsetAndMetadata(offset) for place, offset in moved.items()})
+            named = {place: OffsetAndMetadata(offset) for place, offset in moved.items()}
+            await self.consumer.commit(named, timeout_ms=timeout_ms)
             self._committed |= moved
 
     # --- rebalances ----------------------------------------------------------------------------------------------
@@ -251,7 +269,7 @@ class Running(RebalanceListener):
         words = (value, context) if self._with_context else (value,)
         if self._async:
             return await self.subscription.handler(*words)
-        return await asyncio.to_thread(self.subscription.handler, *words)
+        return await self._threads.run(self.subscription.handler, *words)
 
     async def _failed(self, record: ConsumerRecord, attempt: int, error: Exception) -> None:
         """Another try later, the dead letters, or the end of the subscription."""

@@ -2,7 +2,7 @@
 
     async with app.test() as t:
         await t.send("orders", Order(id=1), key="42")      # returns when the handlers are done with it
-        assert t.sent("invoices") == [Invoice(1)]
+        assert await t.sent("invoices") == [Invoice(1)]
         await t.advance(30)                                # retries that are due by then are handled
 
 Time stands still unless `advance` moves it. What a handler raised is in `t.failures`; what stopped the app is raised.
@@ -51,7 +51,20 @@ class MemoryConnection(Connection):
 
 
 class AppTest:
-    """What `async with app.test()` gives; `clock` and `engine` are there for tests that want more."""
+    """What `async with app.test()` gives.
+
+    `clock` and `engine` are there for tests that want more. All there is beside them:
+
+        app = RedBroker()
+        lines = app.topic("lines", value=str, partitions=1)
+        async with app.test() as t:
+            await t.send("lines", "first")  # returns when the handlers are done with it
+            await lines.send("second")
+            await t.settle()  # so does this
+            await t.advance(60)  # time goes on, and what fell due is done
+            assert await t.sent("lines") == ["first", "second"]
+            assert [record.offset for record in await t.records("lines")] == [0, 1]
+    """
 
     def __init__(self, app: RedBroker) -> None:
         self._app = app

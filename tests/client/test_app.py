@@ -16,6 +16,7 @@ import pytest
 from redbroker.client.app import RedBroker
 from redbroker.client.context import Context
 from redbroker.client.retries import Retry
+from redbroker.config import SettingsError
 from redbroker.engine import Engine
 from redbroker.types import TopicPartition
 from tests.support.servers import Server
@@ -157,6 +158,28 @@ async def test_sigterm_finishes_what_runs_commits_it_and_leaves(valkey: Server) 
         assert await committed(engine, "workers") == {TopicPartition("work", 0): 1}
 
 
+async def test_dead_letters_have_room_where_they_were_declared_and_are_warned_of_where_not(
+    valkey: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = RedBroker(valkey.url)
+    app.topic("dead", value=dict)
+    wide = app.topic("wide", partitions=5, configs={"max.message.bytes": "2000000"})
+    narrow = app.topic("narrow", partitions=2)
+    for each in (narrow, wide):
+        each.subscribe(group="g", dlq="dead", retry=Retry(attempts=2))(lambda value: None)
+    async with app:
+        topics = app.connection.engine.topics
+        made = {name: topics.get(name) for name in ("dead", "wide.g.retry-1", "narrow.g.retry-1")}
+        sizes = {name: (found.partitions, found.max_message_bytes) for name, found in made.items() if found}
+        assert sizes == {
+            "dead": (5, 2_008_192), "wide.g.retry-1": (5, 2_008_192), "narrow.g.retry-1": (2, 1_056_780),
+        }  # fmt: skip
+        assert "max.message.bytes" not in caplog.text
+        await topics.configure("dead", {"max.message.bytes": "1000"}, [])
+    async with app:
+        assert "Topic dead takes records of up to 1000 bytes" in caplog.text
+
+
 # --- what is wrong is told before anything happens -------------------------------------------------------------
 
 
@@ -173,6 +196,16 @@ def test_an_app_refuses_what_cannot_work() -> None:
         orders.subscribe(group="g", parallel_by_key=0)(print)
     with pytest.raises(ValueError, match="stuck_after_s = 0"):
         orders.subscribe(group="g", stuck_after_s=0)(print)
+    with pytest.raises(
+        SettingsError, match="paralel_by_key is not a setting of a consumer; did you mean parallel_by_key"
+    ):
+        orders.subscribe(group="g", paralel_by_key=4)(print)
+    with pytest.raises(SettingsError, match="prefetch_bytes = 0 is wrong"):
+        orders.subscribe(group="g", prefetch_bytes=0)(print)
+    with pytest.raises(SettingsError, match="key_prefix is a setting of the connection"):
+        orders.subscribe(group="g", key_prefix="other")(print)
+    with pytest.raises(ValueError, match="enable_auto_commit is no setting of a subscription: it commits"):
+        orders.subscribe(group="g", **{"enable.auto.commit": False})(print)
     orders.subscribe(group="g")(lambda order: None)
     with pytest.raises(ValueError, match="handles topic 'orders' already"):
         orders.subscribe(group="g")(lambda order: None)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import redbroker
 from redbroker.blocking import Admin, Consumer, Producer
 from redbroker.client import blocking
 from redbroker.client.errors import DeliveryError
@@ -241,6 +242,14 @@ else:
         assert said == "interrupted\n"
     with Admin(valkey.unix_url) as admin:
         assert admin.describe_topic("t").partitions[0].end == (2 if end == "forked" else 1)
+
+
+@pytest.mark.parametrize("client", [Admin, Consumer, Producer])
+def test_the_names_are_the_same_as_with_async(client: type) -> None:
+    theirs = getattr(redbroker, client.__name__)
+    names = {name for name in vars(theirs) if not name.startswith("_") and callable(getattr(theirs, name))}
+    missing = {name for name in names if not callable(getattr(client, name, None))}
+    assert missing == ({"ready"} & names), "`ready` is for callers of an event loop: here `send_nowait` waits by itself"
 
 
 def test_nothing_is_left_open_by_these_tests() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from redbroker.client.connection import Connection
-from redbroker.client.consumer import RebalanceListener
+from redbroker.client.consumer import Consumer, RebalanceListener
 from redbroker.client.positions import LogTruncated
+from redbroker.config import SettingsError
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.machines.consumer_group import ConsumerHeartbeat
 from redbroker.machines.reconciliation import LEAVE
@@ -141,6 +142,7 @@ async def test_a_record_that_cannot_be_decoded_is_named_or_skipped(connection: C
         assert await values(consumer, 1) == [3]
     async with reader(connection, "orders", value_deserializer=int, undecodable="skip") as consumer:
         assert await values(consumer, 2) == [1, 3]
+        assert consumer.skipped() == {"orders": 1}
 
 
 async def test_a_consumer_far_behind_keeps_to_its_prefetch(connection: Connection) -> None:
@@ -264,3 +266,32 @@ async def test_a_consumer_that_does_not_go_on_is_stuck(connection: Connection) -
         await consumer.getmany(timeout_ms=20)
         assert consumer.health().lag_records == 0
         assert consumer.health().state == "joined"
+
+
+async def test_what_can_be_no_topic_and_no_setting_is_refused_at_once(connection: Connection) -> None:
+    with pytest.raises(KafkaError, match="A URL is no topic: name it as storage"):
+        Consumer("orders", "redis://:secret@localhost:6379")
+    with pytest.raises(KafkaError, match="'no/topic' contains characters other than"):
+        Consumer("no/topic")
+    with pytest.raises(SettingsError, match="key_prefix is a setting of the connection that a consumer shares"):
+        Consumer("orders", storage=connection, key_prefix="other")
+    async with Consumer(storage=connection, group_id="billing") as consumer:
+        with pytest.raises(KafkaError, match="contains characters other than"):
+            consumer.subscribe(["no/topic"])
+        with pytest.raises(TypeError, match=r"Topics are a list: subscribe\(\['orders'\]\)"):
+            consumer.subscribe("orders")
+
+
+async def test_who_reads_nothing_is_told_and_does_not_wait_for_ever(connection: Connection) -> None:
+    await orders(connection, b"a")
+    async with reader(connection, default_api_timeout_ms=100) as consumer:
+        for read in (consumer.getmany, consumer.__anext__):
+            with pytest.raises(RuntimeError, match="This consumer reads nothing: name topics, `subscribe` or `assign`"):
+                await asyncio.wait_for(read(), 5)
+        consumer.assign([FIRST])
+        assert await values(consumer, 1) == [b"a"]
+        nowhere = TopicPartition("nowhere", 0)
+        consumer.assign([nowhere])
+        with pytest.raises(KafkaError, match=r"nowhere-0: where to start is not known within .* \(100\)") as late:
+            await consumer.position(nowhere)
+        assert late.value.code is ErrorCode.REQUEST_TIMED_OUT

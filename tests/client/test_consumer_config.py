@@ -33,3 +33,10 @@ def test_any_other_start_is_refused_with_those_there_are(policy: str) -> None:
     assert str(refused.value) == (
         f"auto_offset_reset = {policy!r} is wrong: it is earliest, latest, none, or a duration as in by_duration:PT1H."
     )
+
+
+def test_what_of_transactions_is_read_is_a_choice_of_two() -> None:
+    found, _ = configure(ConsumerConfig, None, {"isolation.level": "read_committed"}, {})
+    assert found.isolation_level == "read_committed"
+    with pytest.raises(SettingsError, match=r"isolation_level = 'serializable' is wrong: .*read_committed"):
+        configure(ConsumerConfig, None, {"isolation.level": "serializable"}, {})

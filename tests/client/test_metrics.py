@@ -60,7 +60,8 @@ async def test_everything_that_becomes_of_records_is_counted() -> None:
             "up": 1, "healthy": 1, "records_handled_total": 3, "records_retried_total": 1, "records_dead_total": 1,
             "records_skipped_total": 1, "lag_records": 0, "lag_seconds": 0, "partitions": 2, "in_flight_records": 0,
             "records_sent_total orders": 5, "records_sent_total orders.billing.retry-1": 1,
-            "records_sent_total dead": 1,
+            "records_sent_total dead": 1, "records_failed_total orders": 0, "records_failed_total dead": 0,
+            "records_failed_total orders.billing.retry-1": 0,
         }  # fmt: skip
         assert await asyncio.to_thread(told, registry) == told(registry)
 

@@ -1,7 +1,8 @@
-"""Every panel and every alert asks a real Prometheus, which scrapes two workers under load, and gets an answer."""
+"""Every panel and every alert asks a real Prometheus, and gets an answer; it scrapes workers and an app under load."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -17,6 +18,7 @@ from examples.processes import Process, stop_all
 from grafana.__main__ import files
 from grafana.panels import ALERTS, DASHBOARDS
 from grafana.prometheus import Prometheus, prometheus_binary
+from tests.support.app_load import AppLoad
 from tests.support.servers import Server
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +57,7 @@ def test_prometheus_takes_the_configuration_and_the_rules() -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus, two workers, a producer and a group, long enough for rates."""
+    """Prometheus, two workers, a producer and a group, and an app of the SDK, long enough for rates."""
     if prometheus_binary() is None:
         pytest.skip("prometheus (Debian's package) is not installed")
     processes: list[Process] = []
@@ -66,7 +68,12 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             processes.append(Process(*words))
             targets = [process.http for process in processes]
             folder = tmp_path_factory.mktemp("prometheus")
-            with Prometheus(folder, targets) as running, Load(processes[0].address, "orders", 4) as load:
+            with (
+                AppLoad(valkey.url) as app,
+                Prometheus(folder, targets, [app.http]) as running,
+                Load(processes[0].address, "orders", 4) as load,
+            ):
+                running.wait_for("sum(rate(redbroker_client_records_retried_total[20s])) > 0", 60)
                 running.wait_for("count(rate(redbroker_topic_records_out_total[20s]) > 0) > 0", 60)
                 running.wait_for("count(redbroker_group_committed_offset > 0) > 0", 60)
                 running.wait_for("min(count_over_time(redbroker_worker_ready[20s])) >= 5", 60)
@@ -103,3 +110,50 @@ def test_a_healthy_cluster_is_silent(prometheus: Prometheus) -> None:
 def test_lag_is_not_multiplied_by_the_number_of_workers(prometheus: Prometheus) -> None:
     assert prometheus.values("count(redbroker_partition_end_offset)") == [4.0]
     assert prometheus.values("sum(kafka_brokers)") == [2.0]
+
+
+RETRIES = [
+    f'redbroker_client_records_{what}_total{{topic="t", group="g"}} 0+{each}x40'
+    for what, each in (("retried", 2), ("handled", 8))
+]
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian's package prometheus) is not installed")
+@pytest.mark.parametrize(
+    ("alert", "series", "minutes"),
+    [
+        ("AppDown", ['up{job="redbroker-apps", instance="a"} 1 0x20'], 5),
+        ("AppDown", ['redbroker_client_up{instance="a"} 1 0x20'], 5),
+        ("AppUnhealthy", ['redbroker_client_healthy{instance="a"} 1 0x20'], 5),
+        ("AppLagsBehind", ['redbroker_client_lag_seconds{topic="t", group="g"} 0+60x40'], 30),
+        ("AppBuriesRecords", ['redbroker_client_records_dead_total{topic="t", group="g"} 0x5 1x20'], 8),
+        ("AppSkipsRecords", ['redbroker_client_records_skipped_total{topic="t", group="g"} 0x5 1x20'], 8),
+        ("AppRetriesOften", RETRIES, 30),
+        ("AppCannotSend", ['redbroker_client_records_failed_total{topic="t", instance="a"} 0x5 1x20'], 8),
+    ],
+)
+def test_an_alert_about_apps_fires_when_it_should(tmp_path: Path, alert: str, series: list[str], minutes: int) -> None:
+    """Silent in its first minutes, firing afterwards; told by Prometheus' own tester of rules."""
+    several = []
+    for each in series:
+        name, values = each.split("} ", 1)
+        several.append({"series": name + "}", "values": values})
+    rules = {
+        "rule_files": [str(ROOT / "grafana" / "alerts.yml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": several,
+                "promql_expr_test": [
+                    {"expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})', "eval_time": f"{at}m",
+                     "exp_samples": [{"value": 1}] if at else []}
+                    for at in (0, minutes)
+                ],
+            }
+        ],
+    }  # fmt: skip
+    (tmp_path / "rules.yml").write_text(json.dumps(rules))
+    words = ["promtool", "test", "rules", str(tmp_path / "rules.yml")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -315,9 +315,9 @@ async def sdk_app(config: dict[str, Any], leaving: threading.Event) -> None:
         [running] = app.running
         commit = running.consumer.commit
 
-        async def telling(offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        async def telling(offsets: dict[TopicPartition, OffsetAndMetadata], **how: Any) -> None:
             try:
-                await commit(offsets)
+                await commit(offsets, **how)
             except KafkaError as error:
                 tell(refused=error.code.name)
                 raise
