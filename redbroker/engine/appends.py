@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from redbroker.engine.partition import Partition
+from redbroker.engine.partition import NOTHING_NEW, Partition
 from redbroker.engine.scripts import script
 from redbroker.errors import ErrorCode, KafkaError
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 GROUP_BATCHES_MAX = 64
 GROUP_BYTES_MAX = 4 * 1024 * 1024
 NO_PRODUCER = -1
-NOTHING_PROVED = (-1, b"")
 
 
 class Appended(NamedTuple):
@@ -127,7 +126,7 @@ class Appends:
             return
         keys = partition.keys
         replicas = self._watermark.replicas(partition)
-        kept = partition.proof() if replicas else NOTHING_PROVED
+        kept = partition.news() if replicas else NOTHING_NEW
         words = [partition.topic.hex, copies, *self._limits, replicas, *kept, *[member.batch for member in members]]
         named = (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail)
         if copies > 1:
@@ -163,7 +162,7 @@ class Appends:
         reply.add_done_callback(settle)
 
     def _answer(self, partition: Partition, members: list[Waiting], reply: list[Any], acked: int, copies: int) -> None:
-        log_start, epoch, _, _, *answers = reply
+        log_start, epoch, _, _, _, *answers = reply
         self._watermark.appended(partition, reply, acked)
         if epoch != partition.epoch:
             partition.heard = 0  # a new leader epoch: look before believing anything

@@ -43,7 +43,7 @@ def append(
     answers = [_append_one(log, bytes(batch)) for batch in batches]
     if log.next > before:
         memory.publish(keys["tail"], b"%d %d" % (log.next, log.written))
-    return [log.start, 1, log.next, log.written, *answers]
+    return [log.start, 1, log.next, log.written, b"", *answers]
 
 
 def _append_one(log: PartitionLog, batch: bytes) -> Any:

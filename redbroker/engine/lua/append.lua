@@ -11,7 +11,8 @@
 -- KEYS   log state epochs producers times tail
 -- ARGV   topic_id copies:int expiration_s:int producers_max:int replicas:int proved_in:int proved
 -- REST   batch
--- GIVES  log_start leader_epoch next written, then per batch its first offset, {first offset} of a duplicate, or a name
+-- GIVES  log_start leader_epoch next written rid (empty without replicas), then per batch its first offset, {first offset}
+--        of a duplicate, or a name
 -- FAILS  UNKNOWN_TOPIC_OR_PARTITION UNKNOWN_TOPIC_ID NOT_ENOUGH_REPLICAS
 -- USES   refuse leader replicas producers
 
@@ -84,4 +85,4 @@ if appended > 0 then
   end
   redis.call('SPUBLISH', tail, string.format('%d %d', next_offset, written))
 end
-return {tonumber(field[5]), epoch, next_offset, written, unpack(answers)}
+return {tonumber(field[5]), epoch, next_offset, written, replicas > 0 and rid or '', unpack(answers)}
