@@ -41,10 +41,12 @@ class Partition:
         "_news",
         "_starts",
         "announced",
+        "appended",
         "appending",
         "due",
         "end",
         "epoch",
+        "failed",
         "heard",
         "keys",
         "largest",
@@ -67,7 +69,9 @@ class Partition:
         self.topic = topic
         self.name = TopicPartition(topic.name, partition)
         self.keys = PartitionKeys(prefix, self.name)
-        self.appending = 0  # script calls with batches under way
+        self.appended = 0  # script calls with batches so far
+        self.appending: set[int] = set()  # the numbers of those under way
+        self.failed = 0.0  # when one last failed, in the loop's time
         self.epoch = 0  # 0: not looked at yet; Redis starts at 1
         self.since = 0
         self.log_start = self.end = self.written = -1  # as last heard of; `end` is the high watermark
