@@ -210,10 +210,8 @@ class Watermark:
                     self._proved(partition, told.log_start, told.epoch, told.end, told.written)
                 elif rid is None or place:
                     unproved.append(partition)
-                    if (
-                        rid is not None or not place
-                    ):  # told by another master, or about a log that is gone: ask about it
-                        partition.told = None
+                    if rid is not None or not place:
+                        partition.told = None  # by another master, or of a log that is gone: to be asked about
         return unproved
 
     def pursue_pending(self, partition: Partition) -> None:
