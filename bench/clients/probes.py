@@ -26,7 +26,7 @@ from redbroker.engine.log import Append, Appended, Read, ReadResult
 from redbroker.engine.topics import Topic
 from redbroker.wire.records import read_header
 
-TURNS = 60
+TURNS = 40
 MORE_THAN_COMES = 1 << 50
 READ_BYTES = 1 << 20
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 WAIT_MS = 200
 ROUND_S = 0.005
 """Rounds begin so far apart: the first record after a pause is proved at once, a stream of them takes little."""
-BUSY_ROUND_S = 0.02
-BUSY_CALLS_PER_S = 500
+BUSY_ROUND_S = 0.03
+BUSY_CALLS_PER_S = 400
 """A round costs worker and master about as much as a call with eight batches. So from so many append calls a second on
 rounds become rarer, the more the more there are, down to one in `BUSY_ROUND_S`: few records are late, by little.
 """
@@ -199,7 +199,10 @@ class Watermark:
             else:
                 together.setdefault(replicas, []).append((partition, told))
         calls += together.items()
-        rids = await asyncio.gather(*(self._confirm(group[0][0], replicas) for replicas, group in calls))
+        if len(calls) == 1:  # the usual case needs no task
+            rids = [await self._confirm(calls[0][1][0][0], calls[0][0])]
+        else:
+            rids = await asyncio.gather(*(self._confirm(group[0][0], replicas) for replicas, group in calls))
         unproved = []
         for rid, (_, group) in zip(rids, calls, strict=True):
             for place, (partition, told) in enumerate(group):
@@ -207,10 +210,8 @@ class Watermark:
                     self._proved(partition, told.log_start, told.epoch, told.end, told.written)
                 elif rid is None or place:
                     unproved.append(partition)
-                    if (
-                        rid is not None or not place
-                    ):  # told by another master, or about a log that is gone: ask about it
-                        partition.told = None
+                    if rid is not None or not place:
+                        partition.told = None  # by another master, or of a log that is gone: to be asked about
         return unproved
 
     def pursue_pending(self, partition: Partition) -> None:

@@ -15,7 +15,7 @@ from redbroker.engine.topics import Topic
 from redbroker.wire.records import Record, build_batch, read_header
 from tests.support.servers import Server, redis_binary, started, valkey_binary, wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.system]
 OLD_MS = 3_600_000
 
 
