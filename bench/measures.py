@@ -125,10 +125,15 @@ MEASURES: dict[str, Measure] = {
             "acks=1 beside a waiting reader: slower by proving the high watermark",
             "%",
             1,
+        ),
+        Measure(
+            "probe_cost_in_cpu",
+            "the same, CPU time of engine and master",
+            "%",
+            1,
             at_most=3,
             judged=("copies",),
         ),
-        Measure("probe_cost_in_cpu", "the same, CPU time of engine and master", "%", 1),
         Measure(
             "replication_id_cost",
             "append script, 1 KiB a call: slower by asking for the replication id",

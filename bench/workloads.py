@@ -179,7 +179,7 @@ def acks_all(contender: Contender, sizes: Sizes) -> Samples:
 def probes(contender: Contender, sizes: Sizes) -> Samples:
     """Writers with acks=1 beside a waiting reader, with and without a high watermark to prove."""
     with contender.storage() as running:
-        load: dict[str, Any] = {"callers": 32, "seconds": sizes.window_seconds / 4, "record_bytes": 1024}
+        load: dict[str, Any] = {"callers": 32, "seconds": sizes.window_seconds / 8, "record_bytes": 1024}
         answer, cpu = run_client("probes", running, url=running.storage_url, **load)
     return {"probe_cost": Sample(answer["cost"], cpu), "probe_cost_in_cpu": Sample(answer["cost_in_cpu"])}
 

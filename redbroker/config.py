@@ -46,13 +46,19 @@ class Settings(BaseSettings):
     storage_retry_ms: int = Field(
         300, ge=0, description="How long a call is tried again while its Redis node is away, before a retriable error."
     )
+    storage_start_ms: int = Field(
+        60_000, ge=0, description="How long a starting worker waits for Redis, telling what it waits for."
+    )
     storage_pending_max: int = Field(100_000, ge=1, description="Calls in flight per Redis connection.")
     storage_tls_ca_file: Path | None = Field(None, description="Certificate authority file for rediss://.")
     storage_tls_cert_file: Path | None = Field(None, description="Client certificate for rediss://.")
     storage_tls_key_file: Path | None = Field(None, description="Key of the client certificate.")
     storage_tls_verify: bool = Field(True, description="Check the certificate of the Redis server.")
     replicas: int | None = Field(
-        None, ge=0, le=8, description="Replicas configured per Redis master; unset: as many as are seen at start."
+        None,
+        ge=0,
+        le=8,
+        description="Replicas of a Redis master; unset: as cluster or Sentinel tell, or the most ever seen.",
     )
     strict: bool = Field(False, description="Refuse to start when a storage check finds a risk of data loss.")
 

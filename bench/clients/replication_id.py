@@ -43,7 +43,7 @@ def replication_id(url: str, calls: int, batches: int, record_bytes: int) -> dic
     server.eval(opened.source.decode(), len(named), *named, TOPIC_ID, 1, 0)
     append = script("append")
     names = [getattr(keys, name) for name in append.keys]
-    words = [*names, TOPIC_ID, 1, 86_400, 1_000, 0, 0, "0 0", *[one_record_batch(b"x" * record_bytes)] * batches]
+    words = [*names, TOPIC_ID, 1, 86_400, 1_000, 0, 0, "0 0", 1, *[one_record_batch(b"x" * record_bytes)] * batches]
     shas = {name: server.script_load(source) for name, source in sources().items()}
 
     def turn(sha: str) -> tuple[float, float]:

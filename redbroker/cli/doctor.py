@@ -32,12 +32,13 @@ def command(
             "storage": storage_name(settings),
             "masters": [str(address) for address in engine.storage.masters],
             "replicas": engine.durability.replicas,
+            "replicas_known_from": engine.durability.source,
             "copies_for_acks_all": engine.durability.copies(),
             "workers": [f"{worker.host}:{worker.port}" for worker in engine.workers.live()],
             "topics": len(engine.topics.all()),
             "cluster_id": engine.cluster_id,
         }
-        return facts, await inspect(engine.storage, settings)
+        return facts, await inspect(engine.storage, settings, engine.durability.replicas)
 
     facts, findings = with_engine(settings, work)
     risks = [finding for finding in findings if finding.level == "risk"]

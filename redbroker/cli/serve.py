@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import signal
 import socket
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,14 +23,17 @@ from redbroker.cli.shared import storage_name
 from redbroker.cli.tuning import tune
 from redbroker.config import SettingsError
 from redbroker.engine import Engine
+from redbroker.errors import ErrorCode, KafkaError
 
 if TYPE_CHECKING:
     from redbroker.broker.server import Server
     from redbroker.config import Settings
+    from redbroker.engine.durability import Durability
 
 log = logging.getLogger("redbroker")
 
 STARTED = time.monotonic()
+RETRY_S = 2.0
 
 
 async def serve(settings: Settings) -> None:
@@ -37,7 +42,7 @@ async def serve(settings: Settings) -> None:
     with anyio.CancelScope() as life:
         signals = Signals(life)
         door = asyncio.create_task(asyncio.to_thread(_import_door))  # meanwhile an embedded server boots
-        async with Engine.open(settings) as engine:
+        async with _storage_awaited(settings) as engine:
             for finding in engine.checks:
                 log.warning(str(finding))
             server = (await door)(engine, settings)
@@ -54,6 +59,25 @@ async def serve(settings: Settings) -> None:
                 http = server.http is None and settings.http_port is not None
                 raise _explained(group.exceptions[0], settings, http=http) from None
     log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _storage_awaited(settings: Settings) -> AsyncIterator[Engine]:
+    """The engine, as soon as Redis is there: containers start in any order, and a failover may be under way."""
+    ends = time.monotonic() + settings.storage_start_ms / 1000
+    async with contextlib.AsyncExitStack() as stack:
+        while True:
+            try:
+                engine = await stack.enter_async_context(Engine.open(settings))
+                break
+            except KafkaError as away:
+                left_s, embedded = ends - time.monotonic(), settings.storage_url.startswith("embedded:")
+                passes = away.retriable or away.code is ErrorCode.BROKER_NOT_AVAILABLE
+                if embedded or not passes or left_s <= 0:
+                    raise
+                log.warning("Waiting up to %.0f s more for the storage (storage_start_ms): %s", left_s, away.message)
+                await asyncio.sleep(min(RETRY_S, left_s))
+        yield engine
 
 
 def _import_door() -> type[Server]:
@@ -90,10 +114,17 @@ def ready_line(server: Server, engine: Engine) -> str:
         "ready",
         f"kafka {host}:{port}",
         f"storage {storage_name(engine.settings)}",
+        *([waited_for(engine.durability)] if not engine.settings.storage_url.startswith("embedded:") else []),
         *([f"http {server.settings.http_host}:{server.http.port}"] if server.http else []),
         f"({workers} worker{'' if workers == 1 else 's'}, {_age_ms():.0f} ms)",
     ]
     return "  ".join(parts)
+
+
+def waited_for(durability: Durability) -> str:
+    """How many copies acks=all waits for, and who says so."""
+    copies = durability.copies()
+    return f"acks=all {copies} cop{'y' if copies == 1 else 'ies'} ({durability.known_from})"
 
 
 def _age_ms() -> float:

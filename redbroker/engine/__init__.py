@@ -94,25 +94,39 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     else:
         storage_settings = settings
     # Imported only here: the embedded server loads its log meanwhile, and importing the engine's name costs nothing.
+    from redbroker.engine.census import Census
     from redbroker.engine.checks import inspect, refuse_risks
     from redbroker.engine.connection import Storage
+    from redbroker.engine.durability import Durability
+    from redbroker.engine.keys import MetaKeys
     from redbroker.engine.tail import Tail
 
     storage = await Storage.open(storage_settings)
     stack.push_async_callback(_shielded, storage.close)
-    findings = await inspect(storage, settings)
+    durability = Durability(settings, storage.replicas, storage.source)
+    census = Census(storage, MetaKeys(settings.key_prefix), settings, durability)
+    if census.needed:
+        await census.learn(storage.replicas)
+    findings = await inspect(storage, settings, durability.replicas)
     if settings.strict:
         refuse_risks(findings)
     tail = Tail(storage, settings)
     stack.push_async_callback(_shielded, tail.close)
-    return await assemble(settings, storage, tail, findings, stack)
+    engine = await assemble(settings, storage, tail, durability, findings, stack)
+    if census.needed:
+        _background(census.run(), stack)
+    return engine
 
 
 async def assemble(
-    settings: Settings, storage: Storage, tail: Tail, findings: list[Finding], stack: contextlib.AsyncExitStack
+    settings: Settings,
+    storage: Storage,
+    tail: Tail,
+    durability: Durability,
+    findings: list[Finding],
+    stack: contextlib.AsyncExitStack,
 ) -> Engine:
     """The nouns over an open storage, and what keeps them fresh in the background."""
-    from redbroker.engine.durability import Durability
     from redbroker.engine.groups import Groups
     from redbroker.engine.heartbeats import Heartbeats
     from redbroker.engine.janitor import Janitor
@@ -127,7 +141,6 @@ async def assemble(
     from redbroker.machines.mixed_group import Outside
     from redbroker.wire.consumer_protocol import read_assignment, read_subscription, write_assignment
 
-    durability = Durability(settings, storage.replicas)
     keys = MetaKeys(settings.key_prefix)
 
     async def open_partitions(topic: Topic, first: int) -> None:

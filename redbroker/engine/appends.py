@@ -3,6 +3,13 @@
 Reading a partition's state, asking for the replication id and announcing the new end cost the same for one batch as
 for sixty-four; XADD itself is a fifth of it. Producers that wait together therefore pay together, and a lone producer
 waits for nobody: the group leaves at the end of the turn it was begun in.
+
+Calls go out behind each other, and one may be refused for a moment (a failover, a barrier) that the next one no longer
+meets. Its batches are then out of order, though nobody sent them so: they wait until all calls before them are settled,
+and go again.
+
+    713 ─► refused ─────► again ─► stored
+    714 ─► out of order ─────────────────► again ─► stored
 """
 
 from __future__ import annotations
@@ -11,7 +18,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from redbroker.engine.partition import Partition
+from redbroker.engine.partition import NOTHING_NEW, Partition
 from redbroker.engine.scripts import script
 from redbroker.errors import ErrorCode, KafkaError
 
@@ -23,7 +30,10 @@ if TYPE_CHECKING:
 GROUP_BATCHES_MAX = 64
 GROUP_BYTES_MAX = 4 * 1024 * 1024
 NO_PRODUCER = -1
-NOTHING_PROVED = (-1, b"")
+UNSURE_S = 1.0
+"""So long after a call has failed, its successors may still be on their way here."""
+OVERTAKING = frozenset({b"OUT_OF_ORDER_SEQUENCE_NUMBER", b"UNKNOWN_PRODUCER_ID"})
+"""Answers to a batch that may only have overtaken the one before it."""
 
 
 class Appended(NamedTuple):
@@ -49,6 +59,15 @@ class Group(NamedTuple):
     partition: Partition
     copies: int
     once: bool
+
+
+class Overtaking(NamedTuple):
+    """Batches that wait for all calls with lower numbers than theirs."""
+
+    number: int
+    group: Group
+    members: list[Waiting]
+    timeout_ms: int
 
 
 class Healing:
@@ -82,6 +101,8 @@ class Appends:
         self._groups: dict[Group, list[Waiting]] = {}
         self._timeout_ms: dict[Group, int] = {}
         self._healing: dict[Partition, Healing] = {}
+        self._overtaking: dict[Partition, list[Overtaking]] = {}
+        self._clock = asyncio.get_running_loop().time
 
     def submit(
         self, partition: Partition, batch: bytes | memoryview, header: BatchHeader, copies: int, timeout_ms: int
@@ -105,6 +126,11 @@ class Appends:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        closed = KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, "The storage was closed.")
+        for waiting in self._overtaking.values():
+            for each in waiting:
+                give(each.members, closed)
+        self._overtaking.clear()
 
     def _flush(self) -> None:
         groups, self._groups = self._groups, {}
@@ -120,15 +146,29 @@ class Appends:
                 nbytes += len(member.batch)
             self._send(group, some, timeouts[group])
 
-    def _send(self, group: Group, members: list[Waiting], timeout_ms: int, healed: bool = False) -> None:
+    def _send(
+        self, group: Group, members: list[Waiting], timeout_ms: int, healed: bool = False, behind: int = 0
+    ) -> None:
+        """One script call; `behind` is the number of the call whose batches come again, when all before it are settled.
+
+        A producer nobody remembers may begin anywhere only where no batch of it can have been left behind.
+        """
         partition, copies, once = group
-        if not healed and partition in self._healing:
+        if not (healed or behind) and partition in self._healing:
             self._healing[partition].came.append((group, members, timeout_ms))
             return
+        sure = not (partition.failed and self._clock() - partition.failed < UNSURE_S)
+        alone = sure and (behind > 0 or not partition.appending)
+        if behind:
+            number = behind
+        else:
+            number = partition.appended = partition.appended + 1
+            partition.appending.add(number)
         keys = partition.keys
         replicas = self._watermark.replicas(partition)
-        kept = partition.proof() if replicas else NOTHING_PROVED
-        words = [partition.topic.hex, copies, *self._limits, replicas, *kept, *[member.batch for member in members]]
+        kept = partition.news() if replicas else NOTHING_NEW
+        batches = [member.batch for member in members]
+        words = [partition.topic.hex, copies, *self._limits, replicas, *kept, 1 if alone else 0, *batches]
         named = (keys.log, keys.state, keys.epochs, keys.producers, keys.times, keys.tail)
         if copies > 1:
             reply: asyncio.Future[Any] = self._storage.run_acked(
@@ -137,23 +177,28 @@ class Appends:
         else:
             reply = self._storage.run(self._script, named, words, once=once)
 
-        partition.appending += 1
-
         def settle(reply: asyncio.Future[Any]) -> None:
-            partition.appending -= 1
             error = None if reply.cancelled() else reply.exception()
             if isinstance(error, KafkaError):
-                if error.code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION and not healed:
+                if error.code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION and not (healed or behind):
                     self._heal(group, members, timeout_ms)
                 else:
+                    partition.failed = self._clock()
                     give(members, error)
             elif error is not None or reply.cancelled():
+                partition.failed = self._clock()
                 give(members, KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR, f"The append failed: {error!r}."))
-            elif copies > 1:
-                words, acked = reply.result()
-                self._answer(partition, members, words, acked, copies)
             else:
-                self._answer(partition, members, reply.result(), 0, 1)
+                words, acked = reply.result() if copies > 1 else (reply.result(), 0)
+                early = self._answer(partition, members, words, acked, copies, final=alone or behind > 0)
+                if early:
+                    waiting = self._overtaking.setdefault(partition, [])
+                    waiting.append(Overtaking(number, group, early, timeout_ms))
+                    self._go_behind(partition)
+                    return
+            partition.appending.discard(number)
+            if partition in self._overtaking:
+                self._go_behind(partition)
             if not partition.appending:
                 if partition.log_end > partition.proved:
                     self._watermark.pursue_pending(partition)
@@ -162,20 +207,19 @@ class Appends:
 
         reply.add_done_callback(settle)
 
-    def _answer(self, partition: Partition, members: list[Waiting], reply: list[Any], acked: int, copies: int) -> None:
-        log_start, epoch, _, _, *answers = reply
+    def _answer(
+        self, partition: Partition, members: list[Waiting], reply: list[Any], acked: int, copies: int, final: bool
+    ) -> list[Waiting]:
+        """Hand each its answer; gives those that may only have overtaken what was before them, where that may be."""
+        log_start, epoch, _, _, _, *answers = reply
         self._watermark.appended(partition, reply, acked)
         if epoch != partition.epoch:
             partition.heard = 0  # a new leader epoch: look before believing anything
         if acked + 1 < copies:
-            give(
-                members,
-                KafkaError(
-                    ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-                    f"{acked + 1} of {copies} copies (min.insync.replicas) had the batch in time.",
-                ),
-            )
-            return
+            few = f"{acked + 1} of {copies} copies (min.insync.replicas) had the batch in time."
+            give(members, KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND, few))
+            return []
+        early = []
         for member, answer in zip(members, answers, strict=True):
             if member.answer.done():
                 continue
@@ -183,6 +227,11 @@ class Appends:
                 member.answer.set_result(Appended(answer, log_start, epoch, False))
             elif isinstance(answer, list):
                 member.answer.set_result(Appended(answer[0], log_start, epoch, True))
+            elif not final and answer in OVERTAKING:
+                early.append(member)
+            elif answer == b"UNKNOWN_PRODUCER_ID":
+                left = "A call before this one has failed, and may have held this producer's first batch."
+                member.answer.set_result(KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, left))
             else:
                 header = member.header
                 member.answer.set_result(
@@ -192,6 +241,17 @@ class Appends:
                         f" sent sequence {header.base_sequence}.",
                     )
                 )
+        return early
+
+    def _go_behind(self, partition: Partition) -> None:
+        """Send what has overtaken again, if it is now the oldest that is not settled."""
+        oldest = min(partition.appending)
+        waiting = self._overtaking[partition]
+        for each in [one for one in waiting if one.number == oldest]:
+            waiting.remove(each)
+            self._send(each.group, each.members, each.timeout_ms, behind=oldest)
+        if not waiting:
+            del self._overtaking[partition]
 
     def _heal(self, group: Group, members: list[Waiting], timeout_ms: int) -> None:
         """The partition was never opened (its creator died in between): open it, then send once more.

@@ -68,15 +68,19 @@ def check_server(
     settings: Settings,
     *,
     embedded: bool = False,
+    replicas: int | None = None,
 ) -> list[Finding]:
-    """The findings for one master, risks first. `config` is None where the server does not let us read it."""
+    """The findings for one master, risks first. `config` is None where the server does not let us read it.
+
+    `replicas` is how many it should have; None: as many as are connected.
+    """
     known = {
         "maxmemory-policy": info.get("maxmemory_policy", ""),
         "appendonly": {"0": "no", "1": "yes"}.get(info.get("aof_enabled", ""), ""),
         **(config or {}),
     }
     found = [*_eviction(server, known), *_persistence(server, info, known, embedded), *_cluster(server, info, known)]
-    found += [*_replication(server, info, known), *_copies(server, info, settings, embedded)]
+    found += [*_replication(server, info, known), *_copies(server, info, settings, embedded, replicas)]
     if config is None:
         found.append(
             Finding("note", server, "CONFIG GET is forbidden here (usual for managed Redis)",
@@ -164,14 +168,17 @@ def _replication(server: str, info: Mapping[str, str], known: Mapping[str, str])
         )  # fmt: skip
 
 
-def _copies(server: str, info: Mapping[str, str], settings: Settings, embedded: bool) -> Iterable[Finding]:
+def _copies(
+    server: str, info: Mapping[str, str], settings: Settings, embedded: bool, known: int | None
+) -> Iterable[Finding]:
     seen = int(info.get("connected_slaves", "0"))
-    replicas = seen if settings.replicas is None else settings.replicas
+    replicas = (seen if known is None else known) if settings.replicas is None else settings.replicas
     asked = settings.min_insync_replicas
     if seen < replicas:
         yield Finding(
             "risk", server, f"{seen} of {replicas} replicas are connected",
-            "acks=all is refused while min.insync.replicas needs them", "start the missing replicas",
+            "acks=all is refused while min.insync.replicas needs them",
+            "start the missing replicas" + ("" if settings.replicas else ", or set replicas if they are gone for good"),
         )  # fmt: skip
     if asked is not None and asked > 1 + replicas:
         yield Finding(
@@ -188,8 +195,11 @@ def _copies(server: str, info: Mapping[str, str], settings: Settings, embedded: 
         yield Finding("note", server, "there are no replicas", "a lost disk loses the log", "add a replica per master")
 
 
-async def inspect(storage: Storage, settings: Settings) -> list[Finding]:
-    """Ask every master and judge what it answers, risks first; `StorageError` when one is too old."""
+async def inspect(storage: Storage, settings: Settings, replicas: int | None = None) -> list[Finding]:
+    """Ask every master and judge what it answers, risks first; `StorageError` when one is too old.
+
+    `replicas` is how many each should have, as `Durability` knows it.
+    """
     infos, configs, states = await asyncio.gather(
         storage.on_masters("INFO"),
         _allowed(storage, "CONFIG", "GET", *CONFIGS),
@@ -202,7 +212,13 @@ async def inspect(storage: Storage, settings: Settings) -> list[Finding]:
         check_version(server, info)
         flat = configs.get(server)
         config = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True)) if flat else None
-        found += check_server(server, info, config, settings, embedded=embedded)
+        found += check_server(server, info, config, settings, embedded=embedded, replicas=replicas)
+    if storage.cluster and not storage.knows_the_away and settings.replicas is None:
+        found.append(
+            Finding("risk", infos[0][0], "CLUSTER SHARDS and CLUSTER NODES are forbidden",
+                    "acks=all does not wait for a replica that was away whenever a worker looked",
+                    "ACL SETUSER … +cluster|shards, or set replicas")
+        )  # fmt: skip
     return sorted(found, key=lambda finding: finding.level != "risk")
 
 

@@ -16,8 +16,8 @@ replication stream, so a replica that has the swap has that too: it needs no WAI
 Tombstones: a reader must be able to see one for `delete.retention.ms` after the records it deletes are gone, that is
 after the swap that compacted it. `horizons` keeps those times: "<first offset above> : <time of the swap>".
 
-It stops before the last batch, and so before the end of what is committed as far as this is known: `Lease.next` is the
-one place that says where that is. Transactions are not offered yet. A transactional or control batch ends the dirty
+It stops before the last batch that replicas are known to have (`Lease.proved_end`): what a failover takes back must not
+have taken an older record with it. Transactions are not offered yet. A transactional or control batch ends the dirty
 part: which of them were aborted is not known here. A batch that cannot be decoded is kept as it is.
 """
 
@@ -73,7 +73,7 @@ class Lease(NamedTuple):
     now_ms: int
     rid: bytes
     start: int
-    next: int
+    proved_end: int
     written: int
     trimmed: int
     cleaned: int
@@ -132,9 +132,9 @@ class Compaction:
     async def run(self) -> bool:
         """Compact once; True when the keys did not fit and there is more to do. False too where another is at it."""
         keys, topic = self._keys, self._partition.topic
-        reply = await self._storage.run(
-            script("take_lease"), (keys.state, *keys.compaction), (topic.hex, self._holder, self._lease_ms)
-        )
+        await self._partitions.prove(self._partition)  # nobody else may have: appends with acks=1 that nobody reads
+        words = (topic.hex, self._holder, self._lease_ms, *self._partitions.proof(self._partition))
+        reply = await self._storage.run(script("take_lease"), (keys.state, *keys.compaction), words)
         if not reply[0]:
             return False
         self._counts.leases_taken += 1
@@ -179,10 +179,10 @@ class Compaction:
         lag_ms, newest = self._partition.topic.min_compaction_lag_ms, self._newest
         bound = self._settings.compaction_keys_bytes_max // KEY_BYTES
         end = first
-        async for _, last, batch in self._entries(first, self._lease.next):
+        async for _, last, batch in self._entries(first, self._lease.proved_end):
             header = read_header(batch)
             young = lag_ms and header.max_timestamp > self._lease.now_ms - lag_ms
-            if last >= self._lease.next - 1 or young or header.transactional or header.control:
+            if last >= self._lease.proved_end - 1 or young or header.transactional or header.control:
                 return end, False
             if len(newest) + header.count > bound and end > first:
                 return end, True

@@ -23,6 +23,7 @@ import hiredis
 from redbroker.config import Settings
 from redbroker.engine.acks import AckedCall, AckLane
 from redbroker.engine.discovery import discover
+from redbroker.engine.durability import Source
 from redbroker.engine.hold import Hold
 from redbroker.engine.lane import Lane
 from redbroker.engine.refusals import TRANSIENT, UNSETTLED, translate
@@ -74,6 +75,7 @@ class Storage:
         self.settings = settings
         self.cells = StorageCells()
         self.cluster = topology.cluster
+        self.knows_the_away = topology.knows_the_away
         self.target = target
         self._loop = asyncio.get_running_loop()
         self._nodes: dict[Address, Node] = {}
@@ -115,6 +117,13 @@ class Storage:
         """When a master last said anything, whichever, on the event loop's clock; 0 while there is no connection."""
         pipes = [lane.pipe for node in self._nodes.values() for lane in (node.calls, node.acks)]
         return max((pipe.heard for pipe in pipes if pipe is not None), default=0.0)
+
+    @property
+    def source(self) -> Source:
+        """Who tells how many replicas there are."""
+        if not self.knows_the_away:
+            return "seen"
+        return "cluster" if self.cluster else "sentinel"
 
     def master_of(self, key: bytes) -> Address:
         """The master that serves a key now."""

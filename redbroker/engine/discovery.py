@@ -15,7 +15,7 @@ from typing import Any
 import hiredis
 
 from redbroker.engine.resp import Alone, Pipe, Word, open_pipe
-from redbroker.engine.slots import Master, Topology, read_cluster_shards, read_cluster_slots
+from redbroker.engine.slots import Master, Topology, read_cluster_nodes, read_cluster_shards, read_cluster_slots
 from redbroker.engine.target import Access, Address, StorageError, Target
 from redbroker.errors import ErrorCode
 
@@ -92,8 +92,13 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-async def ask(address: Address, access: Access, *commands: tuple[Word, ...], timeout_s: float) -> list[Any]:
-    """The replies of one server, over a connection of its own. Refusals raise `StorageError`."""
+async def ask(
+    address: Address, access: Access, *commands: tuple[Word, ...], timeout_s: float, may_refuse: int = 0
+) -> list[Any]:
+    """The replies of one server, over a connection of its own. Refusals raise `StorageError`.
+
+    So many of the last commands may be refused: forbidden, renamed away or unknown, their reply is None.
+    """
     pipe: Pipe = await open_pipe(address, access, Alone(), timeout_s=timeout_s)
     try:
         async with asyncio.timeout(timeout_s):
@@ -101,11 +106,13 @@ async def ask(address: Address, access: Access, *commands: tuple[Word, ...], tim
     finally:
         pipe.abort(ConnectionError("done"))
         await pipe.gone.wait()
-    for words, reply in zip(commands, replies, strict=True):
-        if isinstance(reply, hiredis.ReplyError):
+    for place, (words, reply) in enumerate(zip(commands, replies, strict=True)):
+        if isinstance(reply, hiredis.ReplyError) and place >= len(commands) - may_refuse:
+            replies[place] = None
+        elif isinstance(reply, hiredis.ReplyError):
             sentence = f"Redis at {address}, named by storage_url, refused {words[0]!s} {words[1]!s}: {reply}."
             raise StorageError(ErrorCode.CLUSTER_AUTHORIZATION_FAILED, sentence)
-        if isinstance(reply, Exception):
+        elif isinstance(reply, Exception):
             raise reply
     return replies
 
@@ -125,11 +132,15 @@ async def _ask_node(address: Address, access: Access, timeout_s: float) -> Topol
         if info_field(replication, "role") != "master":
             raise ConnectionError("is a replica, its master is needed")
         replicas = int(info_field(replication, "connected_slaves") or 0)
-        return Topology(False, (Master(address, ((0, 0),), replicas),))
+        return Topology(False, (Master(address, ((0, 0),), replicas),), knows_the_away=False)
     commands = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"), ("CLUSTER", "SHARDS"))
-    slots, state, shards = await ask(address, access, *commands, timeout_s=timeout_s)
+    slots, state, shards = await ask(address, access, *commands, timeout_s=timeout_s, may_refuse=1)
     epoch = int(info_field(state, "cluster_current_epoch") or 0)
-    topology = read_cluster_slots(slots, address, epoch, read_cluster_shards(shards))
+    configured = None if shards is None else read_cluster_shards(shards)
+    if configured is None:
+        (nodes,) = await ask(address, access, ("CLUSTER", "NODES"), timeout_s=timeout_s, may_refuse=1)
+        configured = None if nodes is None else read_cluster_nodes(nodes)
+    topology = read_cluster_slots(slots, address, epoch, configured)
     if not topology.masters:
         raise ConnectionError("its cluster serves no slots yet")
     return topology

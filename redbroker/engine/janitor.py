@@ -72,7 +72,7 @@ class Janitor:
         self._storage, self._partitions, self._settings = storage, partitions, settings
         self._topics, self._workers, self._pressure = topics, workers, pressure
         self.counts = JanitorCounts()
-        self.retention = Retention(storage, settings, pressure, self.counts)
+        self.retention = Retention(storage, partitions, settings, pressure, self.counts)
 
     async def run(self) -> None:
         """Trim and compact side by side, more often while memory is short; never returns."""

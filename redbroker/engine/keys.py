@@ -52,6 +52,7 @@ them, all keys of one group have one tag (up to the first `}`), and the last `}:
     rb:{meta}:workers        hash     node id -> JSON {host, port, rack, instance, started_ms}
     rb:{meta}:nodes          hash     advertised host:port -> node id, so that a restarted worker keeps its id
     rb:{meta}:beats          zset     node id scored by its last heartbeat (server time, ms)
+    rb:{meta}:replicas       hash     most -> the most replicas ever seen, where no server tells of those that are away
     rb:{meta}:changes        channel  sharded pub/sub: "topics" or "workers", when either changed
 """
 
@@ -103,7 +104,8 @@ class MetaKeys:
     """The keys of the cluster's own metadata, all in one slot."""
 
     __slots__ = (
-        "beats", "changes", "cluster", "configs", "deleted", "groups", "nodes", "topics", "versions", "workers",
+        "beats", "changes", "cluster", "configs", "deleted", "groups", "nodes", "replicas", "topics", "versions",
+        "workers",
     )  # fmt: skip
 
     def __init__(self, prefix: str) -> None:
@@ -117,4 +119,5 @@ class MetaKeys:
         self.workers = f"{stem}workers".encode()
         self.nodes = f"{stem}nodes".encode()
         self.beats = f"{stem}beats".encode()
+        self.replicas = f"{stem}replicas".encode()
         self.changes = f"{stem}changes".encode()

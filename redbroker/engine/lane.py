@@ -286,7 +286,6 @@ class Lane:
         for call in calls:
             if not (isinstance(call, Errand) or call.done()):
                 call.fail(ErrorCode.NOT_LEADER_OR_FOLLOWER, "The storage was closed.")
-                call.exception()  # who waits for it hears so all the same; that nobody does any more is no news
         if pipe is not None:
             pipe.abort(ConnectionError("closed"))
             await pipe.gone.wait()

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from redbroker.engine import Engine, assemble
+from redbroker.engine.durability import Durability
 from redbroker.engine.memory_scripts import SCRIPTS
 from redbroker.engine.memory_store import Memory
 from redbroker.engine.scripts import Script
@@ -34,6 +35,7 @@ class MemoryStorage:
     """What the engine uses of `Storage`, over Python's own dictionaries."""
 
     replicas = 0
+    knows_the_away = True
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self.memory = Memory(now_ms)
@@ -127,4 +129,4 @@ async def memory_engine(settings: Settings, now_ms: Callable[[], int]) -> AsyncI
         storage = MemoryStorage(now_ms)
         tail = MemoryTail(storage, settings)
         stack.push_async_callback(tail.close)
-        yield await assemble(settings, cast("Storage", storage), tail, [], stack)
+        yield await assemble(settings, cast("Storage", storage), tail, Durability(settings, 0), [], stack)

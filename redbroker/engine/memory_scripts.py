@@ -37,20 +37,20 @@ MAX_TIMESTAMP = struct.Struct(">q")
 
 def append(
     memory: Memory, keys: Keys, topic_id: Any, copies: int, expiration_s: int, most: int, replicas: int,
-    proved_in: int, proved: Any, *batches: Any,
+    proved_in: int, proved: Any, alone: int, *batches: Any,
 ) -> Any:  # fmt: skip
     log, before = memory.log(keys["state"], topic_id), memory.logs[stem_of(keys["state"])].next
-    answers = [_append_one(log, bytes(batch)) for batch in batches]
+    answers = [_append_one(log, bytes(batch), alone) for batch in batches]
     if log.next > before:
         memory.publish(keys["tail"], b"%d %d" % (log.next, log.written))
-    return [log.start, 1, log.next, log.written, *answers]
+    return [log.start, 1, log.next, log.written, b"", *answers]
 
 
-def _append_one(log: PartitionLog, batch: bytes) -> Any:
+def _append_one(log: PartitionLog, batch: bytes, alone: int) -> Any:
     delta, time, producer, epoch, first = PRODUCED.unpack_from(batch, 23)
     base, last = log.next, log.next + delta
     if producer >= 0:
-        verdict = _judge(log.producers.get(producer), epoch, first, (first + delta) % SEQUENCES)
+        verdict = _judge(log.producers.get(producer), epoch, first, (first + delta) % SEQUENCES, alone)
         if isinstance(verdict, int):
             return [verdict]
         if verdict:
@@ -68,10 +68,12 @@ def _append_one(log: PartitionLog, batch: bytes) -> Any:
     return base
 
 
-def _judge(known: tuple[int, deque[tuple[int, int, int]]] | None, epoch: int, first: int, last: int) -> int | bytes:
+def _judge(
+    known: tuple[int, deque[tuple[int, int, int]]] | None, epoch: int, first: int, last: int, alone: int
+) -> int | bytes:
     """As lib/producers.lua: empty for the next batch, the first offset of a duplicate, or the name of a refusal."""
     if known is None:
-        return b""
+        return b"UNKNOWN_PRODUCER_ID" if first and not alone else b""
     stored, window = known
     if epoch < stored:
         return b"INVALID_PRODUCER_EPOCH"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from redbroker.engine.keys import PartitionKeys
 from redbroker.types import TopicPartition
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 FRESH_S = 1.0
 ENTRIES_MAX = 10_000
+NOTHING_NEW = (-1, b"")
+"""A proof in the words of scripts that they do not keep."""
+
+
+class Told(NamedTuple):
+    """What an append or a confirmation told of the log's end, and the replication id of the master that told it."""
+
+    rid: bytes
+    log_start: int
+    epoch: int
+    end: int
+    written: int
 
 
 class Partition:
@@ -26,11 +38,15 @@ class Partition:
 
     __slots__ = (
         "_epochs",
+        "_news",
         "_starts",
         "announced",
+        "appended",
         "appending",
+        "due",
         "end",
         "epoch",
+        "failed",
         "heard",
         "keys",
         "largest",
@@ -43,6 +59,7 @@ class Partition:
         "proved_written",
         "since",
         "table_of",
+        "told",
         "topic",
         "typical",
         "written",
@@ -52,12 +69,17 @@ class Partition:
         self.topic = topic
         self.name = TopicPartition(topic.name, partition)
         self.keys = PartitionKeys(prefix, self.name)
-        self.appending = 0  # script calls with batches under way
+        self.appended = 0  # script calls with batches so far
+        self.appending: set[int] = set()  # the numbers of those under way
+        self.failed = 0.0  # when one last failed, in the loop's time
         self.epoch = 0  # 0: not looked at yet; Redis starts at 1
         self.since = 0
         self.log_start = self.end = self.written = -1  # as last heard of; `end` is the high watermark
         self.proved_in = self.proved = self.proved_written = 0  # leader epoch and place of the high watermark
         self.log_end = self.announced = -1  # used only where there are replicas: see `watermark.py`
+        self.due = False  # its log end is to be proved in the next round
+        self.told: Told | None = None  # by the last append of this process that replicas have yet to acknowledge
+        self._news = NOTHING_NEW
         self.heard = 0  # the subscription that was confirmed when last looked (see `Tail.subscription`); 0: none
         self.table_of = (0, 0)  # the leader epoch, and its first offset, under which the table below was fetched
         self.looked = float("-inf")  # monotonic time of the last look, in seconds
@@ -77,10 +99,16 @@ class Partition:
     def prove(self, epoch: int, offset: int, written: int) -> None:
         """The high watermark, and the leader epoch in which it is one."""
         self.proved_in, self.proved, self.proved_written = epoch, offset, written
+        self._news = self.proof()
 
     def proof(self) -> tuple[int, bytes]:
         """The high watermark in the words that scripts keep."""
         return self.proved_in, b"%d %d" % (self.proved, self.proved_written)
+
+    def news(self) -> tuple[int, bytes]:
+        """The same where no append has kept it yet: to keep it takes a little of every copy and its disk."""
+        news, self._news = self._news, NOTHING_NEW
+        return news
 
     def count(self, budget: int, overshoot: int, now: float) -> int:
         """Entries an XRANGE may ask for: about `budget` bytes of average batches, and never more than `overshoot`

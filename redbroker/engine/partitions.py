@@ -131,6 +131,14 @@ class Partitions:
             look = await self.look_opened(partition)
         return look
 
+    async def prove(self, partition: Partition) -> bool:
+        """Prove that replicas have all that is in the log; False when they did not tell so in time."""
+        return not self._watermark.replicas(partition) or await self._watermark.confirm(partition)
+
+    def proof(self, partition: Partition) -> tuple[int, int, int]:
+        """How many replicas must have what may go, and up to which offset they had it, in which leader epoch."""
+        return self._watermark.replicas(partition), partition.proved_in, partition.proved
+
     async def learn(self, partition: Partition, offset: int) -> None:
         """Make `partition.knows(offset)` true: look, and fetch the table of epochs for an older one's offset."""
         look = await self.look_opened(partition)

@@ -59,9 +59,14 @@ class Call(asyncio.Future[Any]):
     answer = asyncio.Future.set_result
 
     def fail(self, code: ErrorCode, sentence: str) -> None:
-        """End it with an error, unless its caller has gone."""
+        """End it with an error, unless its caller has gone.
+
+        Whoever waits hears it. That nobody does is no news: of two calls that fail together one may be all that is
+        awaited, and callers run out of patience during a fault. So asyncio need not tell of exceptions never retrieved.
+        """
         if not self.done():
             self.set_exception(KafkaError(code, sentence))
+            self.exception()
 
     @property
     def follows(self) -> bytes | None:

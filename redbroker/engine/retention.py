@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from redbroker.engine.connection import Storage
     from redbroker.engine.counts import JanitorCounts
     from redbroker.engine.partition import Partition
+    from redbroker.engine.partitions import Partitions
     from redbroker.engine.pressure import Pressure
     from redbroker.engine.target import Address
 
@@ -39,8 +40,11 @@ AWAY = (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT)
 class Retention:
     """Trims partitions by the configs of their topics."""
 
-    def __init__(self, storage: Storage, settings: Settings, pressure: Pressure, counts: JanitorCounts) -> None:
+    def __init__(
+        self, storage: Storage, partitions: Partitions, settings: Settings, pressure: Pressure, counts: JanitorCounts
+    ) -> None:
         self._storage, self._settings, self._pressure, self._counts = storage, settings, pressure, counts
+        self._partitions = partitions
         self._script = script("retain")
 
     async def round(self, partitions: Iterable[Partition]) -> None:
@@ -75,14 +79,20 @@ class Retention:
         return self._settings.trim_entries_per_s * (1 if self._pressure.calm else HURRY)
 
     async def step(self, partition: Partition, entries: int) -> tuple[int, bool, int]:
-        """One call: (entries freed, whether another call goes on, bytes of an average batch)."""
+        """One call: (entries freed, whether another call goes on, bytes of an average batch).
+
+        Where something stays because nobody has proved that replicas have it, that is tried, and another call goes on.
+        """
         topic, keys = partition.topic, partition.keys
         ms, nbytes = (topic.retention_ms, topic.retention_bytes) if topic.deleting else (FOREVER, FOREVER)
         named = (keys.log, keys.state, keys.epochs, keys.times, *keys.compaction)
-        _, freed, gone, more, typical = await self._storage.run(
-            self._script, named, (topic.hex, ms, nbytes, SCAN_BATCHES, entries)
-        )
+        words = (topic.hex, ms, nbytes, SCAN_BATCHES, entries, *self._partitions.proof(partition))
+        _, freed, gone, more, typical, held = await self._storage.run(self._script, named, words)
         self._counts.trimmed_entries += freed
         self._counts.trimmed_bytes += gone
         self._counts.trim_steps += 1
+        if held:
+            before = partition.proved_in, partition.proved
+            await self._partitions.prove(partition)
+            more = more or (partition.proved_in, partition.proved) > before
         return int(freed), bool(more), int(typical)

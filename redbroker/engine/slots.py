@@ -37,18 +37,22 @@ class Master:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """All masters, as one server saw them; without a cluster there is one master and one slot, 0."""
+    """All masters, as one server saw them; without a cluster there is one master and one slot, 0.
+
+    `knows_the_away` tells whether replicas that are away were counted.
+    """
 
     cluster: bool
     masters: tuple[Master, ...]
     epoch: int = 0
+    knows_the_away: bool = True
 
 
-def read_cluster_slots(reply: Sequence[Any], asked: Address, epoch: int, configured: int = 0) -> Topology:
+def read_cluster_slots(reply: Sequence[Any], asked: Address, epoch: int, configured: int | None = 0) -> Topology:
     """The topology in a CLUSTER SLOTS reply: `[[first, last, [host, port, id, …], replica…]…]`.
 
     An empty or null host means the host that was asked; "?" is a node whose name is not known yet. CLUSTER SLOTS is
-    silent about replicas that are away, so a master has at least the `configured` ones.
+    silent about replicas that are away, so a master has at least the `configured` ones (None: unknown).
     """
     ranges: dict[Address, list[tuple[int, int]]] = {}
     replicas: dict[Address, int] = {}
@@ -58,8 +62,10 @@ def read_cluster_slots(reply: Sequence[Any], asked: Address, epoch: int, configu
             continue
         ranges.setdefault(address, []).append((first, last))
         replicas[address] = min(replicas.get(address, len(others)), len(others))
-    masters = (Master(address, tuple(spans), max(replicas[address], configured)) for address, spans in ranges.items())
-    return Topology(True, tuple(masters), epoch)
+    masters = (
+        Master(address, tuple(spans), max(replicas[address], configured or 0)) for address, spans in ranges.items()
+    )
+    return Topology(True, tuple(masters), epoch, configured is not None)
 
 
 def read_cluster_shards(reply: Sequence[Any]) -> int:
@@ -80,6 +86,31 @@ def read_cluster_shards(reply: Sequence[Any]) -> int:
         replicas[0] += 1
         replicas.sort()
     return replicas[0] if replicas else 0
+
+
+def read_cluster_nodes(reply: bytes) -> int:
+    """The same by CLUSTER NODES, `<id> <address> <flags> <master or -> … <link> [<slots>…]` a line."""
+    replicas: dict[str, int] = {}
+    followed, alone = [], 0
+    for line in reply.decode().splitlines():
+        node, _, flags, master, *_, state = line.split(" ", 7)
+        marks = flags.split(",")
+        if "handshake" in marks:
+            continue
+        if master != "-":
+            followed.append(master)
+        elif any(word[0] != "[" for word in state.split()[1:]):
+            replicas[node] = 0
+        else:
+            alone += "fail" in marks
+    for master in followed:
+        if master in replicas:
+            replicas[master] += 1
+    fewest = sorted(replicas.values())
+    for _ in range(alone if fewest else 0):
+        fewest[0] += 1
+        fewest.sort()
+    return fewest[0] if fewest else 0
 
 
 def announced(host: bytes | str | None, port: int, asked: Address) -> Address | None:

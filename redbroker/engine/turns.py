@@ -42,6 +42,7 @@ class Asked:
             return
         if isinstance(answer, Exception):
             self.answer.set_exception(answer)
+            self.answer.exception()  # who asked may have gone by now: that is no news
         else:
             self.answer.set_result(answer)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from examples.processes import Process
+from tests.support.clusters import a_cluster
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.system
 
@@ -51,3 +55,51 @@ def test_a_port_that_is_taken_is_told_in_one_sentence(tmp_path: Path, flag: str)
         )
     assert failed.returncode == 1
     assert failed.stderr == f"redbroker: port {port} on 127.0.0.1 is in use: choose another with {flag}.\n"
+
+
+def test_a_worker_waits_for_its_storage_and_says_so() -> None:
+    server = Server()
+    late = threading.Timer(3, server.start)
+    late.start()
+    try:
+        worker = Process("worker", "--port", "0", "--storage", server.url)
+        try:
+            assert "  acks=all 1 copy (0 replicas seen so far)  " in worker.ready_line
+            told = [line for line in worker.last_words if "Waiting up to" in line]
+            assert "60 s more for the storage (storage_start_ms): No Redis master can be reached" in told[0]
+        finally:
+            assert worker.stop() == 0
+    finally:
+        late.join()
+        server.close()
+
+
+def test_a_worker_waits_for_the_master_of_a_cluster_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDBROKER_STORAGE_TIMEOUT_MS", "1000")
+    with a_cluster(3, 0) as cluster:
+        away = cluster.nodes[0]
+        away.kill()
+        late = threading.Timer(4, away.start)
+        late.start()
+        try:
+            worker = Process("worker", "--port", "0", "--storage", cluster.url)
+            assert any("Waiting up to" in line for line in worker.last_words)
+            assert worker.stop() == 0
+        finally:
+            late.join()
+
+
+def test_a_worker_whose_storage_never_comes_ends_with_one_sentence() -> None:
+    failed = subprocess.run(
+        [sys.executable, "-m", "redbroker", "worker", "--port", "0", "--storage", "redis://127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "REDBROKER_STORAGE_START_MS": "300"},
+    )
+    assert failed.returncode == 1
+    *waiting, last = failed.stderr.splitlines()
+    assert last.startswith("redbroker: ")
+    assert "No Redis master can be reached by storage_url (127.0.0.1:1: Connection refused)" in last
+    assert len(waiting) == 1
+    assert "storage_start_ms" in waiting[0]

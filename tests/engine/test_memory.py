@@ -65,7 +65,7 @@ async def refused(call: Any) -> ErrorCode:
 
 ELSEWHERE = {
     "beat", "register_worker", "deregister_worker",  # there are no workers
-    "confirm", "settle",  # and no replicas
+    "confirm", "settle", "note_replicas",  # and no replicas
     "retain", "look_dirty", "compact_copy", "compact_index", "compact_swap", "compact_write", "take_lease",
     "release_lease", "header_at",  # nothing is trimmed by itself, compacted or surveyed
 }  # fmt: skip

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from redbroker.engine.slots import Master, announced, key_slot, read_cluster_shards, read_cluster_slots, read_redirect
+from redbroker.engine.slots import (
+    Master,
+    announced,
+    key_slot,
+    read_cluster_nodes,
+    read_cluster_shards,
+    read_cluster_slots,
+    read_redirect,
+)
 from redbroker.engine.target import Address
 from tests.support.clusters import Cluster
 
@@ -46,3 +54,17 @@ def test_an_empty_host_is_the_host_that_was_asked_and_a_question_mark_is_nobody(
     assert announced(b"?", 1, ASKED) is None
     assert read_redirect("MOVED 17 :7001", ASKED) == (17, Address("asked", 7001))
     assert read_redirect("ASK 17 ::1:7001", ASKED) == (17, Address("::1", 7001))
+
+
+def test_cluster_nodes_tells_the_same_of_those_that_are_away() -> None:
+    def node(name: str, flags: str, master: str = "-", slots: str = "") -> str:
+        return f"{name} 127.0.0.1:1@2,,shard-id=x {flags} {master} 0 0 1 connected{slots}\n"
+
+    a, b = node("a", "myself,master", slots=" 0-5"), node("b", "master", slots=" 6-9 [3->-c]")
+    of_a, of_b = node("c", "slave,fail", "a"), node("d", "slave", "b")
+    assert read_cluster_nodes(b"") == 0
+    assert read_cluster_nodes((a + b + of_a + of_b).encode()) == 1
+    assert read_cluster_nodes((a + b + of_b).encode()) == 0
+    assert read_cluster_nodes((a + b + of_b + node("e", "master,fail")).encode()) == 1
+    assert read_cluster_nodes((a + b + of_b + node("e", "master")).encode()) == 0  # a new master without slots yet
+    assert read_cluster_nodes((a + b + of_b + node("e", "handshake", "a")).encode()) == 0

@@ -16,6 +16,7 @@ from redbroker.engine.connection import Storage
 from redbroker.engine.log import Append, Appended, EpochEnd, Log, Read, ReadResult
 from redbroker.engine.tail import Tail
 from redbroker.engine.topics import Topic
+from redbroker.engine.watermark import BUSY_ROUND_S, NO_ROUND, ROUND_S
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import Record, build_batch, read_header
 from tests.support.servers import Server, redis_binary, started, valkey_binary, wait_until
@@ -317,6 +318,58 @@ async def test_a_new_epoch_that_no_replica_has_serves_nothing_for_a_second(pair:
                 answers.append(await put(log, topic))
         assert time.monotonic() - begin > 0.9
         assert {answer.code for answer in answers[:-1]} == {ErrorCode.NOT_LEADER_OR_FOLLOWER}
+
+
+async def test_one_question_proves_all_that_was_appended_here_and_nothing_another_master_told(
+    pair: tuple[Server, Server],
+) -> None:
+    topic, (master, _) = Topic("many", uuid.uuid4(), 8, {}, 1_700_000_000_000), pair
+    async with a_log(master) as log:
+        partitions = [log.partitions.get(topic, number) for number in range(8)]
+        batch = build_batch([Record(0, 1000, b"k", b"v", [])])
+        entries = [Append(topic, number, batch, read_header(batch)) for number in range(8)]
+        for _ in range(2):
+            assert all(isinstance(answer, Appended) for answer in await log.append(entries, acks=1, timeout_ms=5_000))
+        assert all(partition.proved == 0 for partition in partitions)  # nobody reads
+        stranger = partitions[5]
+        assert stranger.told is not None
+        stranger.told = stranger.told._replace(rid=b"0" * 40)
+        before = waits(master)
+        assert await log._watermark._confirm_all(partitions) == [stranger]
+        asked = [each for each in partitions if master.command("HGET", each.keys.state, "confirmed") is not None]
+        assert (waits(master) - before, len(asked)) == (1, 1)
+        assert [partition.proved for partition in partitions] == [2, 2, 2, 2, 2, 0, 2, 2]
+        assert await log._watermark._confirm_all([stranger]) == []
+        assert stranger.proved == 2
+
+
+def waits(server: Server) -> int:
+    """How many WAITs it has answered."""
+    return int(server.info("cmdstat_wait").partition("calls=")[2].partition(",")[0] or 0)
+
+
+async def test_an_end_told_before_a_failover_is_not_proved_by_the_next_master(pair: tuple[Server, Server]) -> None:
+    """The log was cut meanwhile: what the old master told of its end says nothing about the new one's."""
+    topic, (master, _) = a_topic(), pair
+    async with a_log(master) as log:
+        assert isinstance(await put(log, topic, 3, acks=-1), Appended)
+        assert isinstance(await put(log, topic, 2), Appended)
+        partition = log.partitions.get(topic, 0)
+        assert partition.told is not None
+        assert partition.told.end == 5
+        master.command("HSET", partition.keys.state, "rid", "0" * 40, "next", 3)  # as a replica without the two has it
+        partition.told = partition.told._replace(rid=b"0" * 40)
+        await log._watermark._confirm_all([partition])
+        assert partition.proved == 3
+
+
+def test_rounds_become_rarer_under_load_and_are_dense_again_after_it() -> None:
+    idle = NO_ROUND.next(10.0, 3)
+    assert idle.period_s == ROUND_S
+    busy = idle.next(10.005, 1_000)
+    assert busy.period_s == BUSY_ROUND_S
+    assert ROUND_S < busy.next(10.025, 1_020).period_s < BUSY_ROUND_S
+    assert busy.next(12.0, 1_001).period_s == ROUND_S
 
 
 async def test_records_that_no_replica_has_are_not_deleted(pair: tuple[Server, Server]) -> None:

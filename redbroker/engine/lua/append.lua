@@ -9,9 +9,10 @@
 -- has proved (its epoch, "<offset> <written>") is kept beside the end.
 --
 -- KEYS   log state epochs producers times tail
--- ARGV   topic_id copies:int expiration_s:int producers_max:int replicas:int proved_in:int proved
+-- ARGV   topic_id copies:int expiration_s:int producers_max:int replicas:int proved_in:int proved alone:int
 -- REST   batch
--- GIVES  log_start leader_epoch next written, then per batch its first offset, {first offset} of a duplicate, or a name
+-- GIVES  log_start leader_epoch next written rid (empty without replicas), then per batch its first offset, {first offset}
+--        of a duplicate, or a name
 -- FAILS  UNKNOWN_TOPIC_OR_PARTITION UNKNOWN_TOPIC_ID NOT_ENOUGH_REPLICAS
 -- USES   refuse leader replicas producers
 
@@ -37,7 +38,7 @@ local answers = {}
 -- The producer id is read as two halves: Lua's numbers are exact to 2^53 only. A negative one is no producer's.
 local HEADER, NO_PRODUCER_FROM = '>i4i8i8I4I4hi4', 2147483648
 
-for i = 8, #ARGV do
+for i = 9, #ARGV do
   local batch = ARGV[i]
   local delta, _, max_timestamp, high, low, producer_epoch, first_sequence = struct.unpack(HEADER, batch, 24)
   local last = next_offset + delta
@@ -47,7 +48,7 @@ for i = 8, #ARGV do
     producer = string.format('%08x%08x', high, low)
     last_sequence = (first_sequence + delta) % SEQUENCES
     known = redis.call('HGET', producers, producer)
-    verdict, window = judge(known, producer_epoch, first_sequence, last_sequence)
+    verdict, window = judge(known, producer_epoch, first_sequence, last_sequence, alone)
   end
   if verdict == 'next' then
     redis.call('XADD', log, string.format('%d-%d', epoch, last), 'b', batch)
@@ -84,4 +85,4 @@ if appended > 0 then
   end
   redis.call('SPUBLISH', tail, string.format('%d %d', next_offset, written))
 end
-return {tonumber(field[5]), epoch, next_offset, written, unpack(answers)}
+return {tonumber(field[5]), epoch, next_offset, written, replicas > 0 and rid or '', unpack(answers)}

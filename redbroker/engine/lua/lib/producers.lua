@@ -3,13 +3,17 @@
 --   "<epoch> <time, s> <first>:<last>:<offset> <first>:<last>:<offset> …"    newest first
 --
 -- Sequences are 31 bits and wrap to 0. A duplicate is a batch whose first and last sequence both stand in the window;
--- `offset` is its first. A producer nobody remembers may start anywhere, as in Kafka: its records may have expired.
+-- `offset` is its first. A producer nobody remembers may start anywhere, as in Kafka: its records may have expired. But
+-- its batch may also have overtaken its first, so the caller has to say that it has not (`alone`).
 local SEQUENCES = 2147483648
 
 -- Is this batch the next one, one already stored, or neither? Gives a verdict (an error name for neither) and, for
 -- `next`, the window so far, for `duplicate` the first offset it got.
-local function judge(known, epoch, first, last)
-  if not known then return 'next', '' end
+local function judge(known, epoch, first, last, alone)
+  if not known then
+    if first ~= 0 and alone == 0 then return 'UNKNOWN_PRODUCER_ID' end
+    return 'next', ''
+  end
   local stored, window, newest = string.match(known, '^(%-?%d+) %d+( %d+:(%d+):.*)$')
   stored = tonumber(stored)
   if epoch == stored then
