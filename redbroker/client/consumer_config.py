@@ -85,6 +85,8 @@ def checked_topics(topics: Collection[str]) -> tuple[str, ...]:
     if isinstance(topics, str):
         raise TypeError(f"Topics are a list: subscribe([{topics!r}]).")
     for name in topics:
+        if not isinstance(name, str):
+            raise TypeError(f"A topic is a name, not {name!r}; a connection or URL is given as storage=….")
         if "://" in name:
             why = "A URL is no topic: name it as storage, as in Consumer('orders', storage='redis://localhost:6379')."
             raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, why)

@@ -58,7 +58,7 @@ class Producer:
     ) -> None:
         shared = storage if isinstance(storage, Connection) else None
         url = None if isinstance(storage, Connection) else storage
-        self.config, self._settings = configure(ProducerConfig, url, config, settings)
+        self.config, self._settings = configure(ProducerConfig, url, config, settings, shared=shared is not None)
         if shared is not None:
             self._settings = shared.settings
         self._shared = shared

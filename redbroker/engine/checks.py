@@ -25,7 +25,7 @@ VERSION_MIN = (7, 0)
 REPL_TIMEOUT_S = 15
 CONFIGS = (
     "maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "cluster-allow-replica-migration",
-    "cluster-replica-validity-factor", "min-replicas-to-write", "repl-timeout",
+    "cluster-replica-validity-factor", "cluster-require-full-coverage", "min-replicas-to-write", "repl-timeout",
 )  # fmt: skip
 
 
@@ -141,6 +141,12 @@ def _cluster(server: str, info: Mapping[str, str], known: Mapping[str, str]) -> 
             "note", server, "cluster-allow-replica-migration is yes",
             "a replica that moves away leaves acks=all waiting for copies that are not there",
             "CONFIG SET cluster-allow-replica-migration no",
+        )  # fmt: skip
+    if known.get("cluster-require-full-coverage") == "yes":
+        yield Finding(
+            "note", server, "cluster-require-full-coverage is yes",
+            "when one master and its replicas are away, all partitions stop and not only theirs",
+            "CONFIG SET cluster-require-full-coverage no",
         )  # fmt: skip
 
 

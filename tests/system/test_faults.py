@@ -10,6 +10,7 @@ from tests.system.faults.checker import Policy
 from tests.system.faults.nemesis import FAULTS
 from tests.system.faults.report import page
 from tests.system.faults.run import Outcome, Plan, run
+from tests.system.faults.summary import write_pages
 
 pytestmark = pytest.mark.system
 
@@ -28,6 +29,10 @@ def whole(outcome: Outcome) -> None:
     assert outcome.verdict.counts["read"] > 500
     text, _ = page(outcome)
     assert "nothing lost" in text
+    assert write_pages([outcome.history], outcome.history.parent)
+    told = (outcome.history.parent / "fault-runs.md").read_text()
+    assert f"## Seed {outcome.plan.seed}: nothing lost" in told
+    assert (outcome.history.parent / f"fault-runs-{outcome.plan.seed}.svg").read_text().startswith("<svg")
 
 
 @pytest.mark.timeout(180)

@@ -1,5 +1,6 @@
 """`python -m tests.system.faults run --minutes 30 --seed 7` breaks things for a while; exit code 1: it lost something.
 
+`… pages HISTORY…` writes the page in docs/ of runs that were kept.
 `… windows` measures what each level of acks and setting of the server can lose, and prints the table as Markdown.
 """
 
@@ -17,6 +18,7 @@ from tests.support.servers import redis_binary
 from tests.system.faults.checker import Policy
 from tests.system.faults.report import page
 from tests.system.faults.run import Plan, run
+from tests.system.faults.summary import write_pages
 from tests.system.faults.windows import table
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
@@ -54,6 +56,15 @@ def long_run(
     for line in (f"tolerated: {outcome.verdict.tolerated()}", f"clients: {outcome.codes}", *late):
         print(line)
     sys.exit(not outcome.valid)
+
+
+@app.command("pages")
+def pages(
+    histories: Annotated[list[Path], typer.Argument(help="Histories of runs, as `run` leaves them.")],
+    out: Annotated[Path, typer.Option(help="Where the page and its drawings go.")] = Path("docs"),
+) -> None:
+    """Check kept histories once more, and write docs/fault-runs.md from them."""
+    sys.exit(not write_pages(histories, out))
 
 
 @app.command("windows")

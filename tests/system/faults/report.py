@@ -39,9 +39,12 @@ class Made:
 class Story:
     """What the page needs of a history."""
 
+    seed: int = 0
+    server: str = ""
     began: float = 0.0
     ended: float = 0.0
     node_timeout_s: float = 0.0
+    codes: dict[str, int | None] = field(default_factory=dict)
     faults: list[Made] = field(default_factory=list)
     acks: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     counts: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
@@ -56,6 +59,7 @@ def story(operations: Any) -> Story:
         match op["f"], op["type"]:
             case "run", _:
                 told.began, told.node_timeout_s = op["at"], op["node_timeout_s"]
+                told.seed, told.server = op["seed"], op["server"]
             case "send", "ok":
                 told.acks[f"{op['log']} {op['by']}"].append(op["at"])
                 told.counts[op["log"].partition(":")[0]][int(op["at"])] += len(op["values"])
@@ -70,7 +74,7 @@ def story(operations: Any) -> Story:
                 told.faults += round_
                 round_ = []
             case "ended", _:
-                told.ended = op["at"]
+                told.ended, told.codes = op["at"], op["codes"]
     return told
 
 
@@ -133,7 +137,8 @@ def drawing(told: Story) -> str:
     def x(at: float) -> float:
         return LEFT + (WIDTH - LEFT - 10) * min(1.0, max(0.0, (at - told.began) / span))
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" font-size="11" font-family="system-ui">']
+    space = 'xmlns="http://www.w3.org/2000/svg"'
+    parts = [f'<svg {space} viewBox="0 0 {WIDTH} {height}" font-size="11" font-family="system-ui">']
     for row, name in enumerate(names):
         y = 10 + row * LANE
         parts.append(f'<text x="{LEFT - 8}" y="{y + 10}" text-anchor="end">{name}</text>')
@@ -164,12 +169,13 @@ def drawing(told: Story) -> str:
     step = next(each for each in (5, 10, 30, 60, 120, 300, 600, 3600) if span / each <= 16)
     for at in range(0, int(span) + 1, step):
         label = f"{at} s" if step < 60 else f"{at // 60} min"
-        parts.append(f'<text x="{x(told.began + at):.1f}" y="{top + 12}" text-anchor="middle">{label}</text>')
+        anchor = "middle" if x(told.began + at) < WIDTH - 30 else "end"
+        parts.append(f'<text x="{x(told.began + at):.1f}" y="{top + 12}" text-anchor="{anchor}">{label}</text>')
     return "\n".join([*parts, "</svg>"])
 
 
-def pauses_table(told: Story) -> tuple[str, list[str]]:
-    """A row per kind of fault, and in words what was too long."""
+def pauses_rows(told: Story) -> tuple[list[list[str]], list[str]]:
+    """The cells of a row per kind of fault, and in words what was too long."""
     rows, late = [], []
     kinds: dict[str, list[Made]] = defaultdict(list)
     for made in told.faults:
@@ -186,13 +192,20 @@ def pauses_table(told: Story) -> tuple[str, list[str]]:
         over = [cost[1] for cost in costs if limit is not None and cost[1] > limit]
         if over:
             late.append(f"{name}: {max(over):.1f} s without acks=1, the limit is {limit:.1f} s")
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        rows.append(cells)
+    return rows, late
+
+
+def pauses_table(told: Story) -> tuple[str, list[str]]:
+    """The same as a table."""
+    rows, late = pauses_rows(told)
     head = (
         "<tr><th>fault</th><th>made</th><th>alone</th><th colspan=2>acks=all pause, s<br>median, longest</th>"
         "<th colspan=2>acks=1 pause, s<br>median, longest</th>"
         "<th colspan=2>acks=all, all copies back, s<br>median, longest</th><th>limit<br>(acks=1), s</th></tr>"
     )
-    return f"<table>{head}{''.join(rows)}</table>", late
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in rows)
+    return f"<table>{head}{body}</table>", late
 
 
 def page(outcome: Outcome) -> tuple[str, list[str]]:

@@ -89,7 +89,7 @@ def run(plan: Plan, history: Path, faults: Callable[[Nemesis, Plan], None] = rou
             topic = ONE if kind.startswith("acks-one") else ALL
             world.client(kind, topic, names[topic], plan.rate)
         work_begins(history, plan.clients)
-        log.add("run", "ok", seed=plan.seed, node_timeout_s=world.node_timeout_s)
+        log.add("run", "ok", seed=plan.seed, node_timeout_s=world.node_timeout_s, server=world.server)
         nemesis = Nemesis(world, log, plan.seed, names, plan.held_s)
         faults(nemesis, plan)
         log.add("quiet", "ok")
@@ -97,8 +97,7 @@ def run(plan: Plan, history: Path, faults: Callable[[Nemesis, Plan], None] = rou
         codes = world.end_clients()
         log.add("ended", "ok", codes=codes)
         finish(world, history, names, plan.clients)
-        server = world.storage.nodes[0].info("valkey_version") or world.storage.nodes[0].info("redis_version")
-        server = f"{'Valkey' if world.storage.nodes[0].info('valkey_version') else 'Redis'} {server}"
+        server = world.server
     verdict = check(read_history(history), plan.policy)
     return Outcome(plan, verdict, nemesis.skipped, codes, history, time.monotonic() - began, server)
 

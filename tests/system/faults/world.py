@@ -27,6 +27,7 @@ CLIENT_GROUPS = 30_001
 DURABLE = (
     *("--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no", "--repl-timeout", "5"),
     *("--cluster-replica-validity-factor", "10", "--cluster-allow-replica-migration", "no"),
+    *("--cluster-require-full-coverage", "no"),
 )  # what docs/durability.md recommends
 
 
@@ -153,6 +154,13 @@ class World:
     def valkey(self) -> bool:
         """Is it Valkey (9), which moves slots atomically?"""
         return self.storage.nodes[0].binary.endswith("valkey-server") or "valkey" in self.storage.nodes[0].binary
+
+    @property
+    def server(self) -> str:
+        """Name and version of what is broken."""
+        info = self.storage.nodes[0].info
+        valkey = info("valkey_version")
+        return f"Valkey {valkey}" if valkey else f"Redis {info('redis_version')}"
 
     def slot(self, topic: str, partition: int) -> int:
         """The slot of a partition."""
