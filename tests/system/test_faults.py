@@ -17,7 +17,7 @@ pytestmark = pytest.mark.system
 POLICY = Policy()
 ROUNDS = (
     ["kill-worker"], ["kill-master"], ["reshard", "flush-scripts"], ["pause-worker", "pause-master"], [],
-    ["restart-master", "kill-replica"], ["failover"], ["fill-memory", "failover-by-force"],
+    ["restart-master", "kill-replica"], ["failover"], ["slow-replica"], ["fill-memory", "failover-by-force"],
 )  # fmt: skip
 
 

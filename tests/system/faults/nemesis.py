@@ -6,7 +6,9 @@ step. What a fault needs and does not find here is said in one clear word: `Skip
 
 from __future__ import annotations
 
+import contextlib
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -282,6 +284,28 @@ def pause_replica(nemesis: Nemesis) -> Fault:
     victim = nemesis.replica()
     victim.stop()
     return Fault(victim.address, victim.cont)
+
+
+@fault
+def slow_replica(nemesis: Nemesis) -> Fault:
+    """It runs a fifth of the time: never away, and late with every acknowledgement."""
+    victim, over = nemesis.replica(), threading.Event()
+
+    def hobble() -> None:
+        with contextlib.suppress(AssertionError):  # another fault has killed it
+            while not over.is_set():
+                victim.stop()
+                over.wait(0.2)
+                victim.cont()
+                over.wait(0.05)
+
+    def end() -> None:
+        over.set()
+        hobbling.join()
+
+    hobbling = threading.Thread(target=hobble, daemon=True)
+    hobbling.start()
+    return Fault(victim.address, end)
 
 
 @fault
