@@ -63,6 +63,7 @@ class Membership:
         self._reconciling: asyncio.Task[None] | None = None
         self._names: dict[str, str] = {}  # of the topics read so far, by id
         self._heard_s = 0.0
+        self._told_late_of = -1.0  # the silence, by its beginning, that was told last
         self._answered = asyncio.Event()
         settings = engine.settings
         self._session_s = settings.group_consumer_session_timeout_ms / 1000
@@ -115,10 +116,13 @@ class Membership:
             self._reconciling = asyncio.create_task(self._reconcile())
 
     def _late(self) -> bool:
-        """Whether the session may be over by now, told with its cause."""
+        """Whether the session may be over by now; told with its cause, once."""
         late_s = asyncio.get_running_loop().time() - self._heard_s
         if self.epoch <= 0 or late_s <= self._session_s:
             return False
+        if self._told_late_of == self._heard_s:
+            return True
+        self._told_late_of = self._heard_s
         log.warning(
             "Group %r: no heartbeat for %.1f s, longer than the session of %.1f s: the event loop was blocked, or"
             " Redis was away. Code that computes for long belongs in a thread.",

@@ -115,17 +115,26 @@ class Nemesis:
             self.history.add("fault", "invoke", id=self.made, name=name, target=made.target)
             held = self.random.uniform(*self.held_s) if made.end else 0.0
             under_way.append((began + held, self.made, name, made))
+        apart = []
         for due, number, name, made in sorted(under_way, key=lambda each: each[0]):
             time.sleep(max(0.0, due - time.monotonic()))
-            if made.end:
-                try:
-                    made.end()
-                except (OSError, RuntimeError, AssertionError, hiredis.ReplyError) as trouble:
-                    # Like a worker that does not start while a master is away: healing starts it once more.
-                    self.history.add("note", "info", name=name, error=repr(trouble)[:300])
-            self.history.add("fault", "ok", id=number, name=name, target=made.target)
+            if name == "kill-worker":  # which does not start before the storage is back: others end meanwhile
+                apart.append(threading.Thread(target=self._end, args=(number, name, made)))
+                apart[-1].start()
+            else:
+                self._end(number, name, made)
+        for each in apart:
+            each.join()
         self.world.heal()
         self.history.add("healed", "ok")
+
+    def _end(self, number: int, name: str, made: Fault) -> None:
+        if made.end:
+            try:
+                made.end()
+            except (OSError, RuntimeError, AssertionError, hiredis.ReplyError) as trouble:
+                self.history.add("note", "info", name=name, error=repr(trouble)[:300])  # healing tries once more
+        self.history.add("fault", "ok", id=number, name=name, target=made.target)
 
 
 # --- workers --------------------------------------------------------------------------------------------------

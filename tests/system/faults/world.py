@@ -9,6 +9,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,7 @@ class Worker:
         self.process = Process(*self.words, group=self.group)
         self.address = self.process.address
         self.paused = False
+        self._starting = threading.Lock()
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -70,15 +72,16 @@ class Worker:
         if self.paused and self.process.running.poll() is None:
             self.process.running.send_signal(signal.SIGCONT)
         self.paused = False
-        for attempt in range(5):
-            if self.process.running.poll() is None:
-                return
-            try:
-                self.process = Process(*self.words, group=self.group)
-            except RuntimeError:
-                if attempt == 4:
-                    raise
-                time.sleep(0.5)
+        with self._starting:
+            for attempt in range(5):
+                if self.process.running.poll() is None:
+                    return
+                try:
+                    self.process = Process(*self.words, group=self.group)
+                except RuntimeError:
+                    if attempt == 4:
+                        raise
+                    time.sleep(0.5)
 
 
 class Pair:
