@@ -157,6 +157,7 @@ class AckLane(Lane):
         if call.once:
             call.set_result((call.reply, 0))
         else:
+            call.executed = True
             self._be_patient(call)
             self._router.again(self, call)
 

@@ -10,6 +10,9 @@ and go again.
 
     713 ─► refused ─────► again ─► stored
     714 ─► out of order ─────────────────► again ─► stored
+
+Where the one before is given up, those that follow are told to try again, too, and not that they are out of order: at
+that librdkafka takes a new epoch for all it has to send, and stores twice what was stored without its knowing.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ GROUP_BYTES_MAX = 4 * 1024 * 1024
 NO_PRODUCER = -1
 UNSURE_S = 1.0
 """So long after a call has failed, its successors may still be on their way here."""
-OVERTAKING = frozenset({b"OUT_OF_ORDER_SEQUENCE_NUMBER", b"UNKNOWN_PRODUCER_ID"})
+GAPS = frozenset({b"OUT_OF_ORDER_SEQUENCE_NUMBER", b"UNKNOWN_PRODUCER_ID"})
 """Answers to a batch that may only have overtaken the one before it."""
 
 
@@ -120,6 +123,10 @@ class Appends:
         self._timeout_ms[group] = max(timeout_ms, self._timeout_ms.get(group, 0))
         return answer
 
+    def refused(self, partition: Partition) -> None:
+        """A batch was refused before it came here: what follows it may come now."""
+        partition.failed = (partition.appended, self._clock())
+
     async def close(self) -> None:
         """Stop healing; batches already sent are answered by the storage."""
         tasks = [healing.task for healing in self._healing.values() if healing.task is not None]
@@ -157,8 +164,7 @@ class Appends:
         if not (healed or behind) and partition in self._healing:
             self._healing[partition].came.append((group, members, timeout_ms))
             return
-        sure = not (partition.failed and self._clock() - partition.failed < UNSURE_S)
-        alone = sure and (behind > 0 or not partition.appending)
+        alone = not self._unsure(partition, behind) and (behind > 0 or not partition.appending)
         if behind:
             number = behind
         else:
@@ -183,14 +189,17 @@ class Appends:
                 if error.code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION and not (healed or behind):
                     self._heal(group, members, timeout_ms)
                 else:
-                    partition.failed = self._clock()
+                    partition.failed = (partition.appended, self._clock())
+                    if error.code == ErrorCode.NOT_LEADER_OR_FOLLOWER and getattr(reply, "executed", False):
+                        unknown = f"{error.message} It was sent before, and may be stored."
+                        error = KafkaError(ErrorCode.REQUEST_TIMED_OUT, unknown)
                     give(members, error)
             elif error is not None or reply.cancelled():
-                partition.failed = self._clock()
+                partition.failed = (partition.appended, self._clock())
                 give(members, KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR, f"The append failed: {error!r}."))
             else:
                 words, acked = reply.result() if copies > 1 else (reply.result(), 0)
-                early = self._answer(partition, members, words, acked, copies, final=alone or behind > 0)
+                early = self._answer(partition, number, members, words, acked, copies, final=alone or behind > 0)
                 if early:
                     waiting = self._overtaking.setdefault(partition, [])
                     waiting.append(Overtaking(number, group, early, timeout_ms))
@@ -207,9 +216,15 @@ class Appends:
 
         reply.add_done_callback(settle)
 
+    def _unsure(self, partition: Partition, number: int) -> bool:
+        """Whether a call before this one failed while this one, or its batches, may have been on their way."""
+        newest, when = partition.failed
+        return 0 < number <= newest or (newest > 0 and self._clock() - when < UNSURE_S)
+
     def _answer(
-        self, partition: Partition, members: list[Waiting], reply: list[Any], acked: int, copies: int, final: bool
-    ) -> list[Waiting]:
+        self, partition: Partition, number: int, members: list[Waiting], reply: list[Any], acked: int, copies: int,
+        final: bool,
+    ) -> list[Waiting]:  # fmt: skip
         """Hand each its answer; gives those that may only have overtaken what was before them, where that may be."""
         log_start, epoch, _, _, _, *answers = reply
         self._watermark.appended(partition, reply, acked)
@@ -227,11 +242,11 @@ class Appends:
                 member.answer.set_result(Appended(answer, log_start, epoch, False))
             elif isinstance(answer, list):
                 member.answer.set_result(Appended(answer[0], log_start, epoch, True))
-            elif not final and answer in OVERTAKING:
+            elif not final and answer in GAPS:
                 early.append(member)
-            elif answer == b"UNKNOWN_PRODUCER_ID":
-                left = "A call before this one has failed, and may have held this producer's first batch."
-                member.answer.set_result(KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, left))
+            elif answer == b"UNKNOWN_PRODUCER_ID" or (answer in GAPS and self._unsure(partition, number)):
+                missing = f"{partition.name}: what this batch follows failed a moment ago; try again, in order."
+                member.answer.set_result(KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, missing))
             else:
                 header = member.header
                 member.answer.set_result(

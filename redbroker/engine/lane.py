@@ -171,6 +171,7 @@ class Lane:
                 if not call.once and call.follows:
                     given_up.add(call.follows)
             else:
+                call.executed = True
                 self._be_patient(call)
                 if not self._router.hold_back(call):
                     kept.append(call)

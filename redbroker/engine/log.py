@@ -128,6 +128,7 @@ class Log:
     def _submit(self, entry: Append, acks: int, timeout_ms: int) -> asyncio.Future[Appended | KafkaError]:
         partition = self._partitions.get(entry.topic, entry.partition)
         if (refusal := self._refusal(partition.keys.log)) is not None:
+            self._appends.refused(partition)
             answer: asyncio.Future[Appended | KafkaError] = asyncio.get_running_loop().create_future()
             answer.set_result(refusal)
             return answer

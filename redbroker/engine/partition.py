@@ -71,7 +71,7 @@ class Partition:
         self.keys = PartitionKeys(prefix, self.name)
         self.appended = 0  # script calls with batches so far
         self.appending: set[int] = set()  # the numbers of those under way
-        self.failed = 0.0  # when one last failed, in the loop's time
+        self.failed = (0, 0.0)  # the newest of them when one last failed, and when that was in the loop's time
         self.epoch = 0  # 0: not looked at yet; Redis starts at 1
         self.since = 0
         self.log_start = self.end = self.written = -1  # as last heard of; `end` is the high watermark

@@ -40,8 +40,9 @@ class Call(asyncio.Future[Any]):
     """One command on its way, and the future of its reply.
 
     `payload` is the encoded command, `slot` its hash slot (0 outside a cluster), `born` the loop time it was made,
-    `once` forbids sending it twice, `prefix` (set for scripts) lets EVAL take the place of EVALSHA, `patience` is the
-    loop time until which it is tried again (None until something went wrong), `hops` counts how often it was sent on.
+    `once` forbids sending it twice, `executed` tells that it may have been before it was sent again, `prefix` (set for
+    scripts) lets EVAL take the place of EVALSHA, `patience` is the loop time until which it is tried again (None until
+    something went wrong), `hops` counts how often it was sent on.
     """
 
     # What every call sets has a slot; the rest is rare and lives in the dict futures have.
@@ -53,6 +54,7 @@ class Call(asyncio.Future[Any]):
     slot: int
     hops: int = 0
     once: bool = False
+    executed: bool = False
     patience: float | None = None
 
     # What the connection does with a good reply; subclasses do something else with it.

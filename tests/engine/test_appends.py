@@ -17,6 +17,8 @@ from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import read_header
 from tests.engine.test_log import a_batch, a_topic, get, put
+from tests.support.servers import Server, started
+from tests.support.storages import opened
 
 pytestmark = pytest.mark.anyio
 
@@ -106,6 +108,40 @@ async def test_what_follows_a_failed_first_batch_fails_too(
     assert places([await put(log, topic, produced(n)) for n in range(3)]) == [1, 2, 3]
     monkeypatch.setattr(appends, "UNSURE_S", 0.0)
     assert places([await put(log, topic, produced(4, 8))]) == [4]
+
+
+async def test_what_follows_a_failed_batch_is_told_to_try_again_and_not_that_it_is_out_of_order(
+    log: Log, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = a_topic()
+    await put(log, topic, produced(0))
+    storage.settings = Settings(storage_retry_ms=0)
+    monkeypatch.setattr("redbroker.engine.connection.HOPS_MIN", 0)
+    answers = await refused_meanwhile(storage, log, topic, produced(1), produced(2), produced(3))
+    assert places(answers) == 3 * [ErrorCode.NOT_LEADER_OR_FOLLOWER]
+    assert places([await put(log, topic, produced(2))]) == [ErrorCode.NOT_LEADER_OR_FOLLOWER]
+    assert places([await put(log, topic, produced(n)) for n in (1, 2, 3)]) == [1, 2, 3]
+    monkeypatch.setattr(appends, "UNSURE_S", 0.0)
+    assert places([await put(log, topic, produced(5))]) == [ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER]
+
+
+async def test_a_batch_that_may_be_stored_is_not_told_that_it_is_not() -> None:
+    server = Server()
+    with started([server]):
+        async with opened(server.url, storage_retry_ms=200) as storage:
+            log = Log(storage, tail := Tail(storage, Settings()), Settings())
+            topic = a_topic()
+            await put(log, topic, produced(0))
+            server.stop()
+            [sent] = log.submit([Append(topic, 0, produced(1), read_header(produced(1)))], acks=1, timeout_ms=5_000)
+            await asyncio.sleep(0.05)
+            server.kill()
+            [never] = log.submit([Append(topic, 1, produced(0), read_header(produced(0)))], acks=1, timeout_ms=5_000)
+            assert places([await sent]) == [ErrorCode.REQUEST_TIMED_OUT]
+            assert places([await never]) in ([ErrorCode.NOT_LEADER_OR_FOLLOWER], [ErrorCode.REQUEST_TIMED_OUT])
+            assert places([await put(log, topic, produced(0), partition=2)]) == [ErrorCode.NOT_LEADER_OR_FOLLOWER]
+            await log.close()
+            await tail.close()
 
 
 async def test_closing_ends_what_waits(log: Log, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
