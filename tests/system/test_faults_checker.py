@@ -153,6 +153,10 @@ CASES: dict[str, tuple[str, Ops]] = {
         "aborted-read",
         [sent(0, 1), op("send", "fail", values=[v(1)]), *final(straight(0, 1))],
     ),
+    "a producer gives up": (
+        "producer-ended",
+        [sent(0, 1), op("error", "info", error="out of order", fatal=True), *final(straight(0, 1))],
+    ),
     "a record comes from nowhere": ("phantom-read", [sent(0, 1), *final(straight(0, 2))]),
 }
 

@@ -19,7 +19,7 @@ partition, from log start to log end: the truth everything else is compared with
 | committed-beyond-end | a committed offset behind the log end, and its epoch does not tell | never |
 | aborted-read | a record whose writer was told that it is not stored | never |
 | phantom-read | a record nobody sent, or not as it was sent | never |
-| producer-ended | an idempotent producer lost its sequence and ended itself; nothing is lost by it | always: counted |
+| producer-ended | an idempotent producer took its sequence for lost and ended itself | never |
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Checker:
                 log = self.final[op["log"]]
                 log.start, log.end, log.complete = op["start"], op["end"], op["complete"]
             case "error", _ if op.get("fatal"):
-                self.verdict.add("producer-ended", False, f"{op['by']}: {op['error']}")
+                self.verdict.add("producer-ended", True, f"{op['by']}: {op['error']}")
             case "committed", _:
                 self.committed.append(op)
             case "fault", "invoke":
