@@ -153,7 +153,7 @@ async def assemble(
     pressure = Pressure(storage, settings)
     logs = Log(storage, tail, settings, copies=durability.copies, exists=topics.exists, refusal=pressure.refusal)
     stack.push_async_callback(_shielded, logs.close)
-    workers = Workers(storage, keys, settings)
+    workers = Workers(storage, keys, settings, gone=logs.worker_gone)
     groups = Groups(storage, tail, settings, durability)
     groups.outside = Outside(topics.all(), read_subscription, read_assignment, write_assignment)
     stack.push_async_callback(_shielded, groups.close)

@@ -12,7 +12,8 @@ and go again.
     714 ─► out of order ─────────────────► again ─► stored
 
 Where the one before is given up, those that follow are told to try again, too, and not that they are out of order: at
-that librdkafka takes a new epoch for all it has to send, and stores twice what was stored without its knowing.
+that librdkafka takes a new epoch for all it has to send, and stores twice what was stored without its knowing. So are
+they for a while when a worker is gone: the one before may be there, waiting for Redis as long as it may.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ GROUP_BYTES_MAX = 4 * 1024 * 1024
 NO_PRODUCER = -1
 UNSURE_S = 1.0
 """So long after a call has failed, its successors may still be on their way here."""
+UNANSWERED_S = 30.0
+"""So long clients wait for the answer of a worker that hangs (request.timeout.ms), before they send elsewhere."""
 GAPS = frozenset({b"OUT_OF_ORDER_SEQUENCE_NUMBER", b"UNKNOWN_PRODUCER_ID"})
 """Answers to a batch that may only have overtaken the one before it."""
 
@@ -100,6 +103,7 @@ class Appends:
         self._watermark = watermark
         self._reopen = reopen
         self._limits = (expiration_s, producers_max)
+        self._elsewhere_until_s = 0.0
         self._script = script("append")
         self._groups: dict[Group, list[Waiting]] = {}
         self._timeout_ms: dict[Group, int] = {}
@@ -126,6 +130,10 @@ class Appends:
     def refused(self, partition: Partition) -> None:
         """A batch was refused before it came here: what follows it may come now."""
         partition.failed = (partition.appended, self._clock())
+
+    def worker_gone(self) -> None:
+        """A worker is gone, or hangs: what batches follow may still be under way there."""
+        self._elsewhere_until_s = self._clock() + UNANSWERED_S
 
     async def close(self) -> None:
         """Stop healing; batches already sent are answered by the storage."""
@@ -219,7 +227,10 @@ class Appends:
     def _unsure(self, partition: Partition, number: int) -> bool:
         """Whether a call before this one failed while this one, or its batches, may have been on their way."""
         newest, when = partition.failed
-        return 0 < number <= newest or (newest > 0 and self._clock() - when < UNSURE_S)
+        if not newest and not self._elsewhere_until_s:
+            return False
+        now = self._clock()
+        return 0 < number <= newest or (newest > 0 and now - when < UNSURE_S) or now < self._elsewhere_until_s
 
     def _answer(
         self, partition: Partition, number: int, members: list[Waiting], reply: list[Any], acked: int, copies: int,

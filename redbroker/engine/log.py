@@ -102,6 +102,10 @@ class Log:
             settings.producers_max,
         )
 
+    def worker_gone(self) -> None:
+        """A worker is gone: batches that come may follow some that were sent there."""
+        self._appends.worker_gone()
+
     async def close(self) -> None:
         """Stop what runs in the background."""
         await self._appends.close()

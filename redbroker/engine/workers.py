@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
@@ -74,8 +74,11 @@ def _hash(key: str) -> int:
 class Workers:
     """The live workers of one key space, cached, and this process's own place among them."""
 
-    def __init__(self, storage: Storage, keys: MetaKeys, settings: Settings) -> None:
-        self._storage, self._keys, self._settings = storage, keys, settings
+    def __init__(
+        self, storage: Storage, keys: MetaKeys, settings: Settings, gone: Callable[[], None] = lambda: None
+    ) -> None:
+        """`gone` is called when a live worker was there before and is not now."""
+        self._storage, self._keys, self._settings, self._tell_gone = storage, keys, settings, gone
         self._instance = secrets.token_hex(8)
         self._own: Worker | None = None
         self._replaced = False
@@ -252,7 +255,9 @@ class Workers:
     def _use(self, workers: Iterable[Worker]) -> None:
         before, self._ring = self._ring, Ring(workers)
         self._forget_gone()
-        self._gone |= dict.fromkeys(set(before.workers) - set(self._ring.workers), anyio.current_time())
+        if gone := set(before.workers) - set(self._ring.workers):
+            self._gone |= dict.fromkeys(gone, anyio.current_time())
+            self._tell_gone()
         self._leaders.clear()
 
 

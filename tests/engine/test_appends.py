@@ -154,3 +154,13 @@ async def test_closing_ends_what_waits(log: Log, storage: Storage, monkeypatch: 
             await asyncio.sleep(0.01)
     await log.close()
     assert places(await waiting) == [1, ErrorCode.NOT_LEADER_OR_FOLLOWER]
+
+
+async def test_a_batch_may_follow_one_at_a_worker_that_hangs(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = a_topic()
+    await put(log, topic, produced(0))
+    assert places([await put(log, topic, produced(2))]) == [ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER]
+    log.worker_gone()
+    assert places([await put(log, topic, produced(n)) for n in (2, 1, 2)]) == [ErrorCode.NOT_LEADER_OR_FOLLOWER, 1, 2]
+    monkeypatch.setattr(log._appends, "_clock", lambda: asyncio.get_running_loop().time() + appends.UNANSWERED_S)
+    assert places([await put(log, topic, produced(4))]) == [ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER]

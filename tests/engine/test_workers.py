@@ -56,6 +56,21 @@ async def test_an_address_keeps_its_small_node_id(storage):
 
 
 @pytest.mark.anyio
+async def test_that_a_worker_is_gone_is_told_once(storage):
+    told = []
+    first = Workers(storage, KEYS, Settings(worker_timeout_ms=TIMEOUT_MS), gone=lambda: told.append("gone"))
+    second = workers(storage)
+    await first.register("127.0.0.1", 9092)
+    await second.register("127.0.0.1", 9093)
+    await first.refresh()
+    assert told == []
+    await second.deregister()
+    await first.refresh()
+    await first.refresh()
+    assert told == ["gone"]
+
+
+@pytest.mark.anyio
 async def test_many_that_register_at_once_get_different_ids(storage):
     each = [workers(storage) for _ in range(30)]
     async with anyio.create_task_group() as group:
