@@ -25,7 +25,7 @@ from bench.workloads import FULL, QUICK, WORKLOADS
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="RedBroker beside tansu, in one run.")
-    parser.add_argument("--quick", action="store_true", help="one round, small sizes, tansu and Valkey: under 90 s")
+    parser.add_argument("--quick", action="store_true", help="one round, small sizes, tansu and Valkey: a few minutes")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="workloads or measures so named")
     parser.add_argument("--contender", action="append", default=[], metavar="NAME", help="only these (and not tansu)")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each workload (3; quick: 1)")
