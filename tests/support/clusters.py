@@ -98,12 +98,16 @@ class Cluster:
         node = target.command("CLUSTER", "MYID").decode()
 
         def moved() -> bool:
+            try:
+                owner = self.master_of(slot)
+            except AssertionError:  # at the moment of the change nobody says so
+                return False
             replies = source.command("CLUSTER", "GETSLOTMIGRATIONS")
             jobs = [dict(zip(job[::2], job[1::2], strict=True)) for job in replies]
             ours = [job[b"state"] for job in jobs if job[b"slot_ranges"] == b"%d-%d" % (slot, slot)]
-            if self.master_of(slot) is not target and all(state in (b"failed", b"cancelled") for state in ours):
+            if owner is not target and all(state in (b"failed", b"cancelled") for state in ours):
                 source.command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", node)
-            return self.master_of(slot) is target
+            return owner is target
 
         wait_until(moved, what="slot migration")
 
