@@ -83,13 +83,13 @@ def run(plan: Plan, history: Path, faults: Callable[[Nemesis, Plan], None] = rou
     began = time.monotonic()
     with a_world(history, cluster=plan.cluster, workers=plan.workers, binary=plan.binary) as world:
         names = {ALL: plan.partitions} | ({ONE: 3} if "acks-one-writes" in plan.clients else {})
-        log = History(history, "nemesis")
+        log, server = History(history, "nemesis"), world.server
         asyncio.run(create(world.storage.url, names))
         for kind in plan.clients:
             topic = ONE if kind.startswith("acks-one") else ALL
             world.client(kind, topic, names[topic], plan.rate)
         work_begins(history, plan.clients)
-        log.add("run", "ok", seed=plan.seed, node_timeout_s=world.node_timeout_s, server=world.server)
+        log.add("run", "ok", seed=plan.seed, node_timeout_s=world.node_timeout_s, server=server)
         nemesis = Nemesis(world, log, plan.seed, names, plan.held_s)
         faults(nemesis, plan)
         log.add("quiet", "ok")
@@ -97,7 +97,6 @@ def run(plan: Plan, history: Path, faults: Callable[[Nemesis, Plan], None] = rou
         codes = world.end_clients()
         log.add("ended", "ok", codes=codes)
         finish(world, history, names, plan.clients)
-        server = world.server
     verdict = check(read_history(history), plan.policy)
     return Outcome(plan, verdict, nemesis.skipped, codes, history, time.monotonic() - began, server)
 
