@@ -1,5 +1,5 @@
 # Each target is one command that does all its own set-up: a virtual environment in .venv, made once and brought up
-# to date when pyproject.toml changes.
+# to date when pyproject.toml or what is compiled changes.
 
 PYTHON ?=
 PY     := .venv/bin/python
@@ -40,9 +40,9 @@ dashboards: .venv/.test ## write grafana/ again from grafana/panels.py
 	@$(PY) -m grafana
 
 clean:           ## remove the environment and everything built
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist redbroker/wire/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # One stamp per extra, so that `make demo` does not wait for mypy to install.
-.venv/.demo .venv/.test .venv/.check .venv/.bench: .venv/.%: pyproject.toml .ci/venv
+.venv/.demo .venv/.test .venv/.check .venv/.bench: .venv/.%: pyproject.toml hatch_build.py redbroker/wire/_record_set.c .ci/venv
 	@sh .ci/venv $*
 	@touch $@

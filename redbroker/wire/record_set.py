@@ -6,6 +6,9 @@
 
 Varints are zig-zag coded (0, -1, 1, -2 ... become 0, 1, 2, 3 ...), seven bits a byte, lowest first.
 Both directions handle one-byte varints in line: nearly all are.
+
+What records mean is said by `split_records`. `_record_set.c` does the same for who wants all of a batch at once, where
+it could be compiled.
 """
 
 from __future__ import annotations
@@ -17,11 +20,17 @@ from typing import Any, NamedTuple
 
 from redbroker.errors import ErrorCode, KafkaError
 
+try:  # optional: built where the package is installed, if there are a C compiler and Python's headers
+    from redbroker.wire import _record_set as compiled
+except ImportError:
+    compiled = None  # type: ignore[assignment]
+
+RECORD_BYTES_MIN = 7  # a byte each: length, attributes, two deltas, no key, no value, no headers
 VARLONG_BYTES_MAX = 10
 VARINTS_MAX = 1 << 12
+INT64_MIN, INT64_MAX, UINT64_MAX = -(1 << 63), (1 << 63) - 1, (1 << 64) - 1
 new_tuple = tuple.__new__  # skips the argument handling of a named tuple's own constructor
-
-
+Buffer = bytes | bytearray | memoryview
 Shape = tuple[type[Any], tuple[Any, ...], tuple[Any, ...]]
 
 
@@ -58,7 +67,7 @@ def to_varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes, pos: int) -> tuple[int, int]:
-    """(value, next position); IndexError at the end of the data, CORRUPT_MESSAGE above ten bytes."""
+    """(value, next position); IndexError at the end of the data, CORRUPT_MESSAGE above 64 bits."""
     low = data[pos]
     if low < 0x80:
         return low >> 1 ^ -(low & 1), pos + 1
@@ -71,9 +80,9 @@ def read_varint(data: bytes, pos: int) -> tuple[int, int]:
         byte = data[pos]
         pos += 1
         rest |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        if byte < 0x80 and rest <= UINT64_MAX:
             return rest >> 1 ^ -(rest & 1), pos
-    raise _corrupt("a varint exceeds ten bytes")
+    raise _corrupt("a varint exceeds 64 bits")
 
 
 def _corrupt(why: str) -> KafkaError:
@@ -193,10 +202,23 @@ def _join_headers(headers: Sequence[tuple[str, bytes | None]]) -> bytes:
 
 
 def split_records(
-    data: bytes, count: int, base_offset: int, first_ms: int, append_time_ms: int | None = None
-) -> Iterator[Record]:
-    """The `count` records that fill `data`, each at `append_time_ms` if given; CORRUPT_MESSAGE where they do not."""
+    data: Buffer,
+    count: int,
+    base_offset: int,
+    first_ms: int,
+    append_time_ms: int | None = None,
+    shape: Shape = (Record, (), ()),
+) -> Iterator[Any]:
+    """The `count` records that fill `data`, each at `append_time_ms` if given; CORRUPT_MESSAGE where they do not.
+
+    `shape` is (type of named tuples, fields before the offset, fields behind the headers). One at a time: a batch may
+    hold many more than a worker has room for.
+    """
+    kind, before, behind = shape
+    data = bytes(data)
     pos, end = 0, len(data)
+    if count > end // RECORD_BYTES_MIN:  # no list grows by what a header merely states
+        raise _corrupt("there are fewer bytes than records take")
     try:
         for _ in range(count):
             size, pos = read_varint(data, pos)
@@ -216,97 +238,27 @@ def split_records(
                 pos += 1
             if pos != stop:  # positions only grow: this finds every length that reached past the record
                 raise _corrupt("a record has not the size it states")
+            offset = base_offset + delta
             timestamp = first_ms + delta_ms if append_time_ms is None else append_time_ms
-            yield new_tuple(Record, (base_offset + delta, timestamp, key, value, headers))
-    except (IndexError, UnicodeDecodeError) as error:
-        raise _corrupt(str(error)) from error
+            if not (INT64_MIN <= offset <= INT64_MAX and INT64_MIN <= timestamp <= INT64_MAX):
+                raise _corrupt("an offset or a time exceeds 64 bits")
+            yield new_tuple(kind, (*before, offset, timestamp, key, value, headers, *behind))
+    except IndexError as error:
+        raise _corrupt("they end early") from error
     if pos != end:
         raise _corrupt("there are more than it states")
 
 
 def decode_records(
-    data: bytes, count: int, base_offset: int, first_ms: int, append_time_ms: int | None, shape: Shape
+    data: Buffer, count: int, base_offset: int, first_ms: int, append_time_ms: int | None, shape: Shape
 ) -> list[Any]:
-    """As `split_records`, but at once, and each record as a named tuple of the caller's.
-
-    `shape` is (type, fields before the offset, fields behind the headers). Everything happens in line, for this is what
-    limits a consumer; what is seldom (long varints, headers) takes the long way.
-    """
-    kind, before, behind = shape
-    found: list[Any] = []
-    add = found.append
-    pos, end = 0, len(data)
-    if count > end:  # a record has more bytes than one: no list grows by what a header merely states
-        raise _corrupt("there are fewer bytes than records")
-    none: Sequence[tuple[str, bytes | None]] = ()
-    value: bytes | None
+    """As `split_records`, but at once: this is what limits a consumer."""
+    if compiled is None:
+        return list(split_records(data, count, base_offset, first_ms, append_time_ms, shape))
     try:
-        for _ in range(count):
-            # A zig-zag varint of one or two bytes is twice its value; odd ones are negative and go the long way.
-            low = data[pos]
-            high = data[pos + 1]
-            if low < 0x80:
-                pos += 1
-            elif high < 0x80:
-                low += (high - 1) << 7
-                pos += 2
-            else:
-                size, pos = read_varint(data, pos)
-                low = size << 1
-            stop = pos + (low >> 1)
-            if low & 1 or not pos < stop <= end:
-                raise _corrupt("a record reaches past the end")
-            delta_ms = data[pos + 1]
-            if delta_ms < 0x80 and not delta_ms & 1:
-                delta_ms >>= 1
-                pos += 2
-            else:
-                delta_ms, pos = read_varint(data, pos + 1)
-            low = data[pos]
-            high = data[pos + 1]
-            if low < 0x80 and not low & 1:
-                delta = low >> 1
-                pos += 1
-            elif high < 0x80 and not low & 1:
-                delta = (low + ((high - 1) << 7)) >> 1
-                pos += 2
-            else:
-                delta, pos = read_varint(data, pos)
-            low = data[pos]
-            if low == 1:
-                key = None
-                pos += 1
-            elif low < 0x80 and not low & 1:
-                pos += 1
-                key = data[pos : (pos := pos + (low >> 1))]
-            else:
-                size, pos = read_varint(data, pos)
-                key = None if size < 0 else data[pos : (pos := pos + size)]
-            low = data[pos]
-            high = data[pos + 1]
-            if low < 0x80 and not low & 1:
-                pos += 1
-                value = data[pos : (pos := pos + (low >> 1))]
-            elif high < 0x80 and not low & 1:
-                pos += 2
-                value = data[pos : (pos := pos + ((low + ((high - 1) << 7)) >> 1))]
-            else:
-                size, pos = read_varint(data, pos)
-                value = None if size < 0 else data[pos : (pos := pos + size)]
-            headers = none
-            if data[pos]:
-                headers, pos = _read_headers(data, pos)
-            else:
-                pos += 1
-            if pos != stop:  # positions only grow: this finds every length that reached past the record
-                raise _corrupt("a record has not the size it states")
-            timestamp = first_ms + delta_ms if append_time_ms is None else append_time_ms
-            add(new_tuple(kind, (*before, base_offset + delta, timestamp, key, value, headers, *behind)))
-    except (IndexError, UnicodeDecodeError) as error:
-        raise _corrupt(str(error)) from error
-    if pos != end:
-        raise _corrupt("there are more than it states")
-    return found
+        return compiled.decode_records(data, count, base_offset, first_ms, append_time_ms, shape)
+    except ValueError as error:
+        raise _corrupt(str(error)) from None
 
 
 def _read_headers(data: bytes, pos: int) -> tuple[Sequence[tuple[str, bytes | None]], int]:
@@ -315,10 +267,20 @@ def _read_headers(data: bytes, pos: int) -> tuple[Sequence[tuple[str, bytes | No
         raise _corrupt("there are more headers than bytes")
     headers = []
     for _ in range(count):
-        size, pos = read_varint(data, pos)
-        if size < 0:
+        name, pos = _read_nullable(data, pos)
+        if name is None:
             raise _corrupt("a header has no key")
-        name = data[pos : (pos := pos + size)].decode()
-        size, pos = read_varint(data, pos)
-        headers.append((name, None if size < 0 else data[pos : (pos := pos + size)]))
+        try:
+            key = name.decode()
+        except UnicodeDecodeError as error:
+            raise _corrupt("the key of a header is not UTF-8") from error
+        value, pos = _read_nullable(data, pos)
+        headers.append((key, value))
     return headers, pos
+
+
+def _read_nullable(data: bytes, pos: int) -> tuple[bytes | None, int]:
+    size, pos = read_varint(data, pos)
+    if size > len(data) - pos:
+        raise IndexError
+    return (None, pos) if size < 0 else (data[pos : pos + size], pos + size)

@@ -29,7 +29,7 @@ from fastcrc import crc32
 
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.compression import CODECS, ZSTD, compress, decompress
-from redbroker.wire.record_set import Record, Shape, decode_records, join_records, split_records
+from redbroker.wire.record_set import RECORD_BYTES_MIN, Record, Shape, decode_records, join_records, split_records
 
 __all__ = [
     "HEADER_BYTES", "BatchHeader", "Record", "build_batch", "check_produced", "decode_batch", "has_null_keys",
@@ -59,7 +59,6 @@ TRANSACTIONAL = 0x10
 CONTROL = 0x20
 NO_TIMESTAMP = -1
 NO_PRODUCER = -1
-RECORD_BYTES_MIN = 7  # length, attributes, two deltas, no key, no value, no headers: a byte each
 
 COUNT_AT = 57
 COUNT = struct.Struct(">i").unpack_from
