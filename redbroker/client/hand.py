@@ -82,7 +82,7 @@ class Hand:
         while of.batches and len(chunk) < CHUNK_RECORDS:
             stored = of.next_batch()
             records, end, of.error = decoded(stored, of.partition, end, config, self.skipped)
-            chunk = chunk + records if chunk else records
+            chunk += records
             if of.error is not None:
                 of.batches.clear()
                 of.buffered_bytes = 0

@@ -249,6 +249,11 @@ def split_records(
         raise _corrupt("there are more than it states")
 
 
+def is_compiled() -> bool:
+    """Whether `decode_records` runs in C here."""
+    return compiled is not None
+
+
 def decode_records(
     data: Buffer, count: int, base_offset: int, first_ms: int, append_time_ms: int | None, shape: Shape
 ) -> list[Any]:

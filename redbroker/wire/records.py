@@ -258,11 +258,13 @@ def decode_batch(
     return decode_records(payload, header.count, base_offset, header.first_timestamp, append_time_ms, shape)
 
 
-def _opened(batch: Buffer, header: BatchHeader, bytes_max: int) -> tuple[bytes, int | None]:
-    """The records' bytes, and the time all of them have, if the broker set it."""
+def _opened(batch: Buffer, header: BatchHeader, bytes_max: int) -> tuple[Buffer, int | None]:
+    """The records' bytes, a view where they are not compressed; and the time all of them have, if the broker set it."""
     if header.nbytes > len(batch):
         raise _corrupt(f"{len(batch)} bytes of a record batch of {header.nbytes}")
-    payload = decompress(header.codec, memoryview(batch)[HEADER_BYTES : header.nbytes], bytes_max)
+    payload: Buffer = memoryview(batch)[HEADER_BYTES : header.nbytes]
+    if header.codec or len(payload) > bytes_max:  # which is refused
+        payload = decompress(header.codec, payload, bytes_max)
     return payload, header.max_timestamp if header.log_append_time else None
 
 
