@@ -65,6 +65,16 @@ def test_the_dockerfile_is_without_reproach() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_image_is_given_all_that_the_package_is_built_of() -> None:
+    lines = (ROOT / "workers" / "Dockerfile").read_text().splitlines()
+    copied = {
+        word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]
+    }
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert copied == let_in
+    assert {"pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "redbroker"} <= copied
+
+
 def test_kubernetes_takes_every_resource() -> None:
     for resource in yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text()):
         kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
