@@ -284,6 +284,13 @@ def test_a_view_with_holes_is_not_read() -> None:
         _record_set.decode_records(memoryview(bytes(40))[::2], 1, 0, 0, None, BARE)
 
 
+@pytest.mark.parametrize("record", ["0c 00 00 00 01 01 00", "0c 00 00 00 01 01 01"])
+def test_the_bytes_are_let_go(record: str) -> None:
+    data = bytearray.fromhex(record)
+    tried(lambda: decode_records(data, 1, 0, 0, None, BARE))
+    data += b"no bytearray grows while somebody has its buffer"
+
+
 def many() -> tuple[bytes, int]:
     data, count, *_ = join_records(
         [Record(i, i // 3, b"key%d" % i, bytes(300), [(f"h{i}", b"%d" % i)] * (i % 3)) for i in range(60)], 0
