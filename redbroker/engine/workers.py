@@ -77,7 +77,7 @@ class Workers:
     def __init__(
         self, storage: Storage, keys: MetaKeys, settings: Settings, gone: Callable[[], None] = lambda: None
     ) -> None:
-        """`gone` is called when a live worker was there before and is not now."""
+        """`gone` is called when a live worker was there before and is not now, or may have gone a moment ago."""
         self._storage, self._keys, self._settings, self._tell_gone = storage, keys, settings, gone
         self._instance = secrets.token_hex(8)
         self._own: Worker | None = None
@@ -255,9 +255,10 @@ class Workers:
     def _use(self, workers: Iterable[Worker]) -> None:
         before, self._ring = self._ring, Ring(workers)
         self._forget_gone()
-        if gone := set(before.workers) - set(self._ring.workers):
-            self._gone |= dict.fromkeys(gone, anyio.current_time())
-            self._tell_gone()
+        gone = set(before.workers) - set(self._ring.workers)
+        self._gone |= dict.fromkeys(gone, anyio.current_time())
+        if gone or (not before.workers and set(self._ring.workers) - {self._own}):
+            self._tell_gone()  # those that are there already may know of one that this process never met
         self._leaders.clear()
 
 

@@ -71,6 +71,20 @@ async def test_that_a_worker_is_gone_is_told_once(storage):
 
 
 @pytest.mark.anyio
+async def test_a_worker_that_begins_beside_others_cannot_know_who_has_just_gone(storage):
+    told = []
+    settings = Settings(worker_timeout_ms=TIMEOUT_MS)
+    first, second = (Workers(storage, KEYS, settings, gone=lambda n=n: told.append(n)) for n in (1, 2))
+    await first.refresh()
+    await first.register("127.0.0.1", 9092)
+    assert told == []
+    await second.refresh()
+    await second.register("127.0.0.1", 9093)
+    await first.refresh()
+    assert told == [2]
+
+
+@pytest.mark.anyio
 async def test_many_that_register_at_once_get_different_ids(storage):
     each = [workers(storage) for _ in range(30)]
     async with anyio.create_task_group() as group:
