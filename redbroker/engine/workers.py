@@ -102,7 +102,7 @@ class Workers:
         return self._ring.workers
 
     def named(self) -> Sequence[Worker]:
-        """The live workers, and those that were until a moment ago."""
+        """The live workers, and those that were until a moment ago, or stepped aside."""
         if not self._gone:
             return self._ring.workers
         self._forget_gone()
@@ -232,8 +232,11 @@ class Workers:
         return bytes(status)
 
     def _forget_gone(self) -> None:
+        # This worker, where it only stepped aside, is there: clients who reach nobody else must not lose it, too.
         now = anyio.current_time()
-        self._gone = {worker: since for worker, since in self._gone.items() if now - since < GONE_S}
+        self._gone = {
+            worker: since for worker, since in self._gone.items() if now - since < GONE_S or worker == self._own
+        }
 
     async def _look(self) -> None:
         keys = self._keys
