@@ -260,6 +260,8 @@ class Workers:
         self._forget_gone()
         gone = set(before.workers) - set(self._ring.workers)
         self._gone |= dict.fromkeys(gone, anyio.current_time())
+        for worker in self._ring.workers:
+            self._gone.pop(worker, None)
         if gone or (not before.workers and set(self._ring.workers) - {self._own}):
             self._tell_gone()  # those that are there already may know of one that this process never met
         self._leaders.clear()
