@@ -8,6 +8,11 @@ uses it. All calls of a loop tick form a group: their scripts, then one WAIT for
 
 A WAIT blocks its connection, so it asks for `WAIT_SLICE_MS` at most. Calls whose replicas have not acknowledged by
 then and who still have time join the next group's WAIT, which covers their writes too.
+
+WAIT compares offsets of the history the node has now. A master that followed another one meanwhile, and leads again,
+has lost the write and still counts its replicas. That takes a moment, so a WAIT right behind its script cannot be
+deceived. Where a moment has passed (the next group's WAIT, or a worker that was paused), the replication id is asked
+for behind it: is it the one this connection began with, nothing was taken back.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from typing import Any
 
 import hiredis
 
+from redbroker.engine.discovery import info_field
 from redbroker.engine.lane import Lane, Router
 from redbroker.engine.refusals import TRANSIENT
 from redbroker.engine.resp import Call, Errand, Pipe
@@ -26,6 +32,8 @@ from redbroker.errors import ErrorCode
 
 WAITS_MAX = 4
 WAIT_SLICE_MS = 200
+LATE_S = 1.0
+"""A WAIT that takes longer may not have followed its scripts at once."""
 ELSEWHERE = TRANSIENT | {"MOVED"}
 """Refusals after which a call may end up at another node."""
 
@@ -42,6 +50,8 @@ class AckedCall(Call):
     lane: AckLane
     replicas: int
     reply: Any
+    acked: int = 0
+    lingered: bool = False
 
     def answer(self, reply: Any) -> None:
         """The script's reply: final without replicas to wait for, else kept until the WAIT behind it."""
@@ -64,8 +74,24 @@ class Wait(Errand):
     def answer(self, reply: Any) -> None:
         """The count of replicas, in line with the scripts' replies (a callback would come one tick late)."""
         super().answer(reply)
-        self.lane.waits_took(self._loop.time() - self.born)
-        self.lane.waited(reply)
+        took_s = self._loop.time() - self.born
+        self.lane.waits_took(took_s)
+        self.lane.waited(reply, late=took_s > LATE_S)
+
+
+class Identity(Errand):
+    """INFO, for the replication id."""
+
+    __slots__ = ("lane",)
+
+    def __init__(self, lane: AckLane) -> None:
+        super().__init__(asyncio.get_running_loop(), "INFO", "replication")
+        self.lane = lane
+
+    def answer(self, reply: Any) -> None:
+        """Whose history the node has, in line with the other replies."""
+        super().answer(reply)
+        self.lane.identified(reply)
 
 
 class AckLane(Lane):
@@ -75,12 +101,15 @@ class AckLane(Lane):
         super().__init__(router, address)
         self.answered: list[AckedCall] = []
         self._lingering: list[AckedCall] = []
+        self._doubted: list[AckedCall] = []
+        self._rid = ""
         self._gathered: list[Call] = []
         self._waits = 0
         self._scheduled = False
 
     def _submitter(self, pipe: Pipe) -> Callable[[Call], None]:
-        self._waits = 0
+        self._waits, self._rid = 0, ""
+        pipe.submit(Identity(self))
         return self._gather
 
     def _gather(self, call: Call) -> None:
@@ -118,7 +147,7 @@ class AckLane(Lane):
         """Count a WAIT's answer."""
         self._router.cells.waits.took(seconds)
 
-    def waited(self, reply: Any) -> None:
+    def waited(self, reply: Any, late: bool = False) -> None:
         """A WAIT ended: every script answered before it is covered."""
         if self.pipe is None:
             return  # the connection is gone; its calls are dealt with there
@@ -133,13 +162,38 @@ class AckLane(Lane):
             if not isinstance(reply, int):
                 # The node stopped being a master: nobody knows what the next one has.
                 self._without_wait(call)
+            elif reply >= call.replicas and (late or call.lingered):
+                call.acked = reply
+                self._doubted.append(call)
             elif reply >= call.replicas or now >= call.deadline:
                 self._router.cells.waits_short += reply < call.replicas
                 call.set_result((call.reply, reply))
             else:
+                call.lingered = True
                 self._lingering.append(call)
+        if self._doubted:
+            self.pipe.submit(Identity(self))
         if self._gathered or self._lingering:
             self._commit_soon()
+
+    def identified(self, reply: Any) -> None:
+        """The node told its replication id: if it is another one, what was executed before may be gone."""
+        if self.pipe is None:
+            return
+        rid = info_field(reply, "master_replid") if isinstance(reply, bytes) else ""
+        before, self._rid = self._rid, rid
+        doubted, self._doubted = self._doubted, []
+        if rid == before or not before:
+            for call in doubted:
+                if not call.done():
+                    call.set_result((call.reply, call.acked))
+            return
+        executed = [*doubted, *self._lingering, *self.answered]
+        self._lingering.clear()
+        self.answered.clear()
+        for call in executed:
+            if not call.done():
+                self._without_wait(call)
 
     def refused(self, call: Call, error: hiredis.ReplyError) -> None:
         """The node refused a call: what it executed before for the same slot, and nobody confirmed, comes back first.
@@ -147,7 +201,7 @@ class AckLane(Lane):
         The slot's next master may not have it, and would refuse a producer's later batch that came alone.
         """
         if isinstance(call, AckedCall) and str(error).partition(" ")[0] in ELSEWHERE:
-            for executed in (self._lingering, self.answered):
+            for executed in (self._doubted, self._lingering, self.answered):
                 for each in [one for one in executed if one.slot == call.slot and not one.once and not one.done()]:
                     executed.remove(each)
                     self._without_wait(each)
@@ -162,8 +216,9 @@ class AckLane(Lane):
             self._router.again(self, call)
 
     def _unanswered(self, pipe: Pipe) -> Iterable[Call]:
-        executed = [*self._lingering, *self.answered]
+        executed = [*self._doubted, *self._lingering, *self.answered]
         calls = [*executed, *pipe.pending, *self._gathered]
+        self._doubted.clear()
         self._lingering.clear()
         self.answered.clear()
         self._gathered.clear()

@@ -40,6 +40,8 @@ UNANSWERED_S = 30.0
 """So long clients wait for the answer of a worker that hangs (request.timeout.ms), before they send elsewhere."""
 GAPS = frozenset({b"OUT_OF_ORDER_SEQUENCE_NUMBER", b"UNKNOWN_PRODUCER_ID"})
 """Answers to a batch that may only have overtaken the one before it."""
+NOT_STORED = frozenset({ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.KAFKA_STORAGE_ERROR})
+"""Answers that tell a producer that nothing was written."""
 
 
 class Appended(NamedTuple):
@@ -132,7 +134,7 @@ class Appends:
         partition.failed = (partition.appended, self._clock())
 
     def worker_gone(self) -> None:
-        """A worker is gone, or hangs: what batches follow may still be under way there."""
+        """A worker is gone, or hangs, or may have before this one began: what batches follow may be under way there."""
         self._elsewhere_until_s = self._clock() + UNANSWERED_S
 
     async def close(self) -> None:
@@ -197,18 +199,20 @@ class Appends:
                 if error.code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION and not (healed or behind):
                     self._heal(group, members, timeout_ms)
                 else:
-                    partition.failed = (partition.appended, self._clock())
-                    if error.code == ErrorCode.NOT_LEADER_OR_FOLLOWER and getattr(reply, "executed", False):
-                        unknown = f"{error.message} It was sent before, and may be stored."
+                    self.refused(partition)
+                    if error.code in NOT_STORED and getattr(reply, "executed", False):
+                        unknown = f"{error.message.rstrip('.')}. It was sent before, and may be stored."
                         error = KafkaError(ErrorCode.REQUEST_TIMED_OUT, unknown)
                     give(members, error)
             elif error is not None or reply.cancelled():
-                partition.failed = (partition.appended, self._clock())
+                self.refused(partition)
                 give(members, KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR, f"The append failed: {error!r}."))
             else:
                 words, acked = reply.result() if copies > 1 else (reply.result(), 0)
                 early = self._answer(partition, number, members, words, acked, copies, final=alone or behind > 0)
-                if early:
+                if early and partition in self._healing:
+                    self._healing[partition].refused.append((group, early, timeout_ms))
+                elif early:
                     waiting = self._overtaking.setdefault(partition, [])
                     waiting.append(Overtaking(number, group, early, timeout_ms))
                     self._go_behind(partition)
@@ -299,6 +303,7 @@ class Appends:
                 failure = None
             except KafkaError as error:
                 failure = error
+                self.refused(partition)
             if partition.appending:
                 await healing.settled.wait()
         finally:

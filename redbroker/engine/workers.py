@@ -77,7 +77,7 @@ class Workers:
     def __init__(
         self, storage: Storage, keys: MetaKeys, settings: Settings, gone: Callable[[], None] = lambda: None
     ) -> None:
-        """`gone` is called when a live worker was there before and is not now."""
+        """`gone` is called when a live worker was there before and is not now, or may have gone a moment ago."""
         self._storage, self._keys, self._settings, self._tell_gone = storage, keys, settings, gone
         self._instance = secrets.token_hex(8)
         self._own: Worker | None = None
@@ -102,7 +102,7 @@ class Workers:
         return self._ring.workers
 
     def named(self) -> Sequence[Worker]:
-        """The live workers, and those that were until a moment ago."""
+        """The live workers, and those that were until a moment ago, or stepped aside."""
         if not self._gone:
             return self._ring.workers
         self._forget_gone()
@@ -232,8 +232,11 @@ class Workers:
         return bytes(status)
 
     def _forget_gone(self) -> None:
+        # This worker, where it only stepped aside, is there: clients who reach nobody else must not lose it, too.
         now = anyio.current_time()
-        self._gone = {worker: since for worker, since in self._gone.items() if now - since < GONE_S}
+        self._gone = {
+            worker: since for worker, since in self._gone.items() if now - since < GONE_S or worker == self._own
+        }
 
     async def _look(self) -> None:
         keys = self._keys
@@ -255,9 +258,12 @@ class Workers:
     def _use(self, workers: Iterable[Worker]) -> None:
         before, self._ring = self._ring, Ring(workers)
         self._forget_gone()
-        if gone := set(before.workers) - set(self._ring.workers):
-            self._gone |= dict.fromkeys(gone, anyio.current_time())
-            self._tell_gone()
+        gone = set(before.workers) - set(self._ring.workers)
+        self._gone |= dict.fromkeys(gone, anyio.current_time())
+        for worker in self._ring.workers:
+            self._gone.pop(worker, None)
+        if gone or (not before.workers and set(self._ring.workers) - {self._own}):
+            self._tell_gone()  # those that are there already may know of one that this process never met
         self._leaders.clear()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -104,6 +105,37 @@ async def test_a_write_nobody_confirmed_comes_back_before_the_one_refused_behind
             assert await first == (1, 0)
         assert other.command("HGET", keys[1], "last") == b"2"
         assert other.command("HGET", keys[1], "duplicates") is None
+
+
+@pytest.mark.parametrize("binary", [valkey_binary(), redis_binary()])
+async def test_a_master_that_followed_another_while_nobody_looked_confirms_nothing_of_before(
+    binary: str | None,
+) -> None:
+    """WAIT counts replicas of the history a node has now, and a worker that was paused does not see it change."""
+    if binary is None:
+        pytest.skip("no redis-server here")
+    master, other = Server(binary=binary), Server(binary=binary)
+    replica = Server("--replicaof", f"127.0.0.1 {master.port}", binary=binary)
+    with started([master, replica, other]):
+        wait_until(lambda: "state=online" in master.info("slave0"), what="replica connects")
+        wait_until(lambda: master.commands(("SET", "step", "1"), ("WAIT", 1, 500))[-1] == 1, what="replica is in step")
+        async with opened(master.url) as storage:
+            log, state = keys = keys_of("twice")
+            replica.stop()
+            written = storage.run_acked(ONCE, keys, [1, b""], replicas=1, timeout_ms=30_000)
+            await until(lambda: master.command("EXISTS", log) == 1)
+            await asyncio.sleep(2 * WAIT_SLICE_MS / 1000)  # its own WAIT is over
+            time.sleep(2 * WAIT_SLICE_MS / 1000)  # noqa: ASYNC251 - and every other, while this process does nothing
+            replica.kill()
+            master.command("REPLICAOF", "127.0.0.1", other.port)
+            wait_until(lambda: master.info("master_link_status") == "up" and not master.command("EXISTS", log))
+            master.command("REPLICAOF", "NO", "ONE")
+            other.command("REPLICAOF", "127.0.0.1", master.port)
+            wait_until(lambda: "state=online" in master.info("slave0"), what="the other follows")
+            master.commands(*([("SET", "more", bytes(100_000))] * 20), ("WAIT", 1, 500))
+            assert await written == (1, 1)
+            assert (master.command("XLEN", log), other.command("XLEN", log)) == (1, 1)
+            assert master.command("HGET", state, "duplicates") is None
 
 
 @pytest.mark.parametrize("binary", [valkey_binary(), redis_binary()])

@@ -17,8 +17,8 @@ from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import read_header
 from tests.engine.test_log import a_batch, a_topic, get, put
-from tests.support.servers import Server, started
-from tests.support.storages import opened
+from tests.support.servers import Server, started, wait_until
+from tests.support.storages import opened, until
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +142,55 @@ async def test_a_batch_that_may_be_stored_is_not_told_that_it_is_not() -> None:
             assert places([await put(log, topic, produced(0), partition=2)]) == [ErrorCode.NOT_LEADER_OR_FOLLOWER]
             await log.close()
             await tail.close()
+
+
+async def test_a_refusal_does_not_tell_of_what_may_be_stored_already_that_it_is_not() -> None:
+    master = Server()
+    replica = Server("--replicaof", f"127.0.0.1 {master.port}")
+    with started([master, replica]):
+        wait_until(lambda: "state=online" in master.info("slave0"), what="replica connects")
+        wait_until(lambda: master.commands(("SET", "step", "1"), ("WAIT", 1, 500))[-1] == 1, what="replica is in step")
+        async with opened(master.url) as storage:
+            log = Log(storage, tail := Tail(storage, Settings()), Settings(), copies=lambda topic: 2)
+            topic = a_topic()
+            assert places([await put(log, topic, produced(0), acks=-1)]) == [0]
+            replica.stop()
+            [sent] = log.submit([Append(topic, 0, produced(1), read_header(produced(1)))], acks=-1, timeout_ms=9_000)
+            await until(lambda: bool(master.command("XLEN", log.partitions.get(topic, 0).keys.log) == 2))
+            replica.kill()
+            wait_until(lambda: master.info("connected_slaves") == "0", what="replica is missed")
+            await asyncio.to_thread(master.command, "CLIENT", "KILL", "TYPE", "normal")
+            assert places([await sent]) == [ErrorCode.REQUEST_TIMED_OUT]
+            assert places([await put(log, topic, produced(2), acks=-1)]) == [ErrorCode.NOT_ENOUGH_REPLICAS]
+            await log.close()
+            await tail.close()
+
+
+async def test_the_first_batch_is_stored_first_where_the_partition_is_opened_between_it_and_the_next(log: Log) -> None:
+    topic = a_topic()
+    answers = []
+    for batch in map(produced, range(3)):
+        answers += log.submit([Append(topic, 0, batch, read_header(batch))], acks=1, timeout_ms=5_000)
+        log._appends._flush()
+        if len(answers) == 1:
+            opening = asyncio.ensure_future(log.partitions.open(topic, 0))
+            await asyncio.sleep(0)  # sent on the same connection: between the two
+    assert places(await asyncio.gather(*answers)) == [0, 1, 2]
+    await opening
+
+
+async def test_what_follows_a_batch_whose_partition_could_not_be_opened_is_told_to_try_again(storage: Storage) -> None:
+    async def away(topic: Topic) -> bool:
+        raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, "Redis is away.")
+
+    log = Log(storage, tail := Tail(storage, Settings()), Settings(), exists=away)
+    topic = a_topic()
+    assert places([await put(log, topic, produced(0))]) == [ErrorCode.NOT_LEADER_OR_FOLLOWER]
+    await log.partitions.open(topic, 0)
+    assert places([await put(log, topic, produced(1))]) == [ErrorCode.NOT_LEADER_OR_FOLLOWER]
+    assert places([await put(log, topic, produced(n)) for n in (0, 1)]) == [0, 1]
+    await log.close()
+    await tail.close()
 
 
 async def test_closing_ends_what_waits(log: Log, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

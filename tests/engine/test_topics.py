@@ -170,6 +170,17 @@ async def test_a_change_sent_twice_still_writes_so_that_wait_covers_it(topics, s
 
 
 @pytest.mark.anyio
+async def test_a_deletion_sent_twice_still_writes_so_that_wait_covers_it(topics, storage, valkey):
+    topic = await topics.create("orders", 3)
+    named, sent = (KEYS.topics, KEYS.deleted, KEYS.versions, KEYS.changes), ("orders", topic.hex)
+    assert int(await storage.run(module.script("delete_topic"), named, sent)) > 0
+    before = int(valkey.info("rdb_changes_since_last_save"))
+    assert await storage.run(module.script("delete_topic"), named, sent) == b"0"
+    assert int(valkey.info("rdb_changes_since_last_save")) > before
+    assert await storage.call(KEYS.deleted, "HKEYS", KEYS.deleted) == [topic.hex]
+
+
+@pytest.mark.anyio
 async def test_a_storage_node_that_is_away_does_not_undo_a_creation(topics, log, caplog):
     log.away = True
     assert (await topics.create("orders")).name == "orders"

@@ -71,6 +71,20 @@ async def test_that_a_worker_is_gone_is_told_once(storage):
 
 
 @pytest.mark.anyio
+async def test_a_worker_that_begins_beside_others_cannot_know_who_has_just_gone(storage):
+    told = []
+    settings = Settings(worker_timeout_ms=TIMEOUT_MS)
+    first, second = (Workers(storage, KEYS, settings, gone=lambda n=n: told.append(n)) for n in (1, 2))
+    await first.refresh()
+    await first.register("127.0.0.1", 9092)
+    assert told == []
+    await second.refresh()
+    await second.register("127.0.0.1", 9093)
+    await first.refresh()
+    assert told == [2]
+
+
+@pytest.mark.anyio
 async def test_many_that_register_at_once_get_different_ids(storage):
     each = [workers(storage) for _ in range(30)]
     async with anyio.create_task_group() as group:
@@ -234,7 +248,8 @@ async def test_a_running_worker_beats_and_hears_of_changes(storage, valkey):
 
 
 @pytest.mark.anyio
-async def test_who_hears_nothing_of_redis_sends_its_clients_to_the_others_until_it_does():
+async def test_who_hears_nothing_of_redis_sends_its_clients_to_the_others_until_it_does(monkeypatch):
+    monkeypatch.setattr(module, "GONE_S", 0.0)
     with Server() as server:
         mine = Settings(storage_url=server.unix_url, worker_timeout_ms=400, worker_heartbeat_ms=50)
         storage, elsewhere = await Storage.open(mine), await Storage.open(mine)
@@ -251,6 +266,7 @@ async def test_who_hears_nothing_of_redis_sends_its_clients_to_the_others_until_
             try:
                 await until(lambda: one.live() == (Worker(2, "h", 2),))
                 assert one.leader("t", 0) == one.coordinator("g") == Worker(2, "h", 2)
+                assert [worker.node_id for worker in one.named()] == [1, 2]  # the other may be dead by now
             finally:
                 server.cont()
             await until(lambda: len(one.live()) == len(two.live()) == 2)
