@@ -53,8 +53,9 @@ def serialized(
         nbytes = RECORD_BYTES + len(made_value or b"") + len(made_key or b"") + headers_nbytes(made_headers)
     except Exception as fault:
         record = ProducerRecord(topic, value, key, headers)
+        why = fault if part != "headers" or isinstance(fault, UnicodeError) else "each is a str with bytes, str or None"
         raise SerializationError(
-            ErrorCode.INVALID_RECORD, f"The {part} of a record for {topic} cannot be made bytes: {fault}", record
+            ErrorCode.INVALID_RECORD, f"The {part} of a record for {topic} cannot be made bytes: {why}", record
         ) from fault
     return made_key, made_value, made_headers, nbytes
 

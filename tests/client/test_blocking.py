@@ -74,6 +74,18 @@ def test_many_threads_may_use_one_producer(valkey: Server) -> None:
     assert sorted(offsets) == list(range(100))
 
 
+@pytest.mark.parametrize("end", ["flush", "close"])
+def test_what_waits_for_room_is_flushed_and_delivered_before_closing(valkey: Server, end: str) -> None:
+    with Producer(valkey.unix_url, num_partitions=1, buffer_bytes=20_000) as producer:
+        producer.send("t", b"v")
+        valkey.command("CLIENT", "PAUSE", 300, "WRITE")
+        futures = [producer.send_nowait("t", bytes(500)) for _ in range(1_000)]
+        if end == "flush":
+            producer.flush(30)
+            assert producer.counts() == ({"t": 1_001}, {})
+    assert [future.result(10).offset for future in futures] == list(range(1, 1_001))
+
+
 def filled(server: Server, count: int) -> None:
     with Producer(server.unix_url, num_partitions=1) as producer:
         for future in [producer.send_nowait("t", b"%d" % n) for n in range(count)]:
