@@ -170,7 +170,7 @@ class RedBroker:
 
     def __init__(self, storage: str | Connection | None = None, **settings: Any) -> None:
         self.connection = storage if isinstance(storage, Connection) else Connection(storage, **settings)
-        self._shared = isinstance(storage, Connection)
+        self._shared = self.connection if isinstance(storage, Connection) else None
         self.clock = Clock()
         self.topics: dict[str, TypedTopic[Any, Any]] = {}
         self.subscriptions: list[Subscription] = []
@@ -236,7 +236,7 @@ class RedBroker:
             raise RuntimeError("The app runs already.")
         self.failure, self._ended = None, asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
-            if not self._shared:
+            if self.connection is not self._shared:
                 await stack.enter_async_context(self.connection)
             self._producer = await Producer(self.connection).__aenter__()
             drain_s = max((each.drain_s for each in self.subscriptions), default=DRAIN_S)

@@ -269,7 +269,8 @@ class Running(RebalanceListener):
         words = (value, context) if self._with_context else (value,)
         if self._async:
             return await self.subscription.handler(*words)
-        return await self._threads.run(self.subscription.handler, *words)
+        result = await self._threads.run(self.subscription.handler, *words)
+        return await result if inspect.isawaitable(result) else result  # an async one that does not look it
 
     async def _failed(self, record: ConsumerRecord, attempt: int, error: Exception) -> None:
         """Another try later, the dead letters, or the end of the subscription."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from redbroker.client.app import RedBroker
+from redbroker.client.connection import Connection
 from redbroker.client.context import Context
 from redbroker.client.errors import DeserializationError, SerializationError
 from redbroker.client.retries import Retry
@@ -131,6 +132,29 @@ async def test_each_test_begins_with_nothing_and_the_app_is_itself_again_after_i
             await t.send("orders", Order(1))
             assert await t.sent("invoices") == [Invoice(1)]
     assert app.connection is before
+
+
+async def test_an_app_that_shares_a_connection_is_tested_without_it() -> None:
+    app = RedBroker(Connection("redis://nowhere.invalid:1"))
+    lines = app.topic("lines", value=str)
+    async with app.test() as t:
+        await lines.send("first")
+        assert await t.sent("lines") == ["first"]
+
+
+async def test_a_handler_that_is_async_in_disguise_is_awaited() -> None:
+    app, seen = RedBroker("redis://nowhere.invalid:1"), []
+
+    class Handler:
+        async def __call__(self, line: str) -> None:
+            seen.append(line)
+
+    handler = Handler()
+    app.topic("lines", value=str).subscribe(group="objects")(handler)
+    app.topics["lines"].subscribe(group="wrapped")(lambda line: handler(line))
+    async with app.test() as t:
+        await t.send("lines", "first")
+    assert seen == ["first", "first"]
 
 
 async def test_a_value_of_another_type_is_refused_where_it_is_sent() -> None:
