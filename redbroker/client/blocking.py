@@ -30,6 +30,7 @@ import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from redbroker.client.admin import Admin as AsyncAdmin
+from redbroker.client.commits import Offsets
 from redbroker.client.consumer import Consumer as AsyncConsumer
 from redbroker.client.producer import Producer as AsyncProducer
 from redbroker.client.types import ConsumerRecord, Sent
@@ -247,10 +248,19 @@ class Consumer(Blocking):
     end_offsets = waits(AsyncConsumer.end_offsets)
     offsets_for_times = waits(AsyncConsumer.offsets_for_times)
     commit = waits(AsyncConsumer.commit)
-    commit_nowait = calls(AsyncConsumer.commit_nowait)
     committed = waits(AsyncConsumer.committed)
     health = calls(AsyncConsumer.health)
     skipped = calls(AsyncConsumer.skipped)
+
+    def commit_nowait(self, offsets: Offsets | None = None) -> Future[None]:
+        """`commit` in the background, of what was handed out by now; its error is logged, too."""
+        if self._portal is None:
+            raise RuntimeError("This consumer is not open: use it inside `with`.")
+
+        async def work() -> None:
+            await self._client.commit_nowait(offsets)
+
+        return self._portal.start_task_soon(work)
 
     _reader = 0  # the thread that has, or may have, records in hand; 0 when nobody knows what is
     _getmany = waits(AsyncConsumer.getmany)

@@ -113,6 +113,11 @@ def test_a_consumer_iterates_gets_many_seeks_and_commits(valkey: Server) -> None
         assert committed is not None and committed.offset == 9
         assert consumer.assignment() == {first}
         assert consumer.end_offsets(first) == {first: 20}
+        valkey.command("CLIENT", "PAUSE", 200, "WRITE")
+        future = consumer.commit_nowait({first: 5})
+        assert not future.done()
+        assert future.result(30) is None
+        assert consumer.committed(first)[first] == (5, "", -1)
         consumer.seek(first, 19)
         assert consumer.getmany(timeout_ms=10_000)[0].value == b"19"
         consumer.pause(first)
