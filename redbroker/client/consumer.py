@@ -71,7 +71,7 @@ class Consumer:
         **settings: Any,
     ) -> None:  # fmt: skip
         self._shared = storage if isinstance(storage, Connection) else None
-        url = storage if isinstance(storage, str) else None
+        url = None if isinstance(storage, Connection) else storage
         self._config, own = configure(ConsumerConfig, url, config, settings, shared=self._shared is not None)
         self._settings = self._shared.settings if self._shared else own
         self._topics: tuple[str, ...] = checked_topics(topics)

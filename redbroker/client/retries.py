@@ -59,6 +59,10 @@ class Retry:
             raise ValueError(f"backoff_s = {self.backoff_s} is wrong: 0 to backoff_max_s, {self.backoff_max_s}.")
         if self.factor < 1:
             raise ValueError(f"factor = {self.factor} is wrong: pauses do not shrink.")
+        try:
+            isinstance(self, self.on)
+        except TypeError:
+            raise ValueError(f"on = {self.on!r} is wrong: a tuple of exceptions, as in on=(TimeoutError,).") from None
 
     def pause_s(self, attempt: int) -> float:
         """How long to wait after the attempt of this number, the first being 1, has failed."""

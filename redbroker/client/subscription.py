@@ -89,6 +89,8 @@ class Subscription:
             raise ValueError(
                 f"parallel_by_key = {self.parallel_by_key} is wrong: 1 to in_flight_max, {self.in_flight_max}."
             )
+        if not isinstance(self.retry, Retry):
+            raise TypeError(f"retry = {self.retry!r} is wrong: say how, as in Retry(attempts=3).")
         if self.stuck_after_s <= 0:
             raise ValueError(f"stuck_after_s = {self.stuck_after_s} is wrong: above 0.")
         if self.dlq == self.topic.name:

@@ -273,6 +273,8 @@ async def test_what_can_be_no_topic_and_no_setting_is_refused_at_once(connection
         Consumer("orders", "redis://:secret@localhost:6379")
     with pytest.raises(KafkaError, match="'no/topic' contains characters other than"):
         Consumer("no/topic")
+    with pytest.raises(SettingsError, match=r"storage_url = 5 is wrong"):
+        Consumer("orders", storage=5)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="key_prefix is a setting of the connection that a consumer shares"):
         Consumer("orders", storage=connection, key_prefix="other")
     async with Consumer(storage=connection, group_id="billing") as consumer:
