@@ -76,6 +76,12 @@ class Blocking:
     """Whether closing ends the calls of other threads, instead of waiting for them."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
+        self._words = args, settings
+        self._renew()
+
+    def _renew(self) -> None:
+        """As nobody has opened it yet."""
+        args, settings = self._words
         self._client: Any = self._class()(*args, **settings)  # a wrong setting is told here
         self._portal: BlockingPortal | None = None
         self._calls: set[Call] = set()
@@ -173,8 +179,8 @@ class Producer(Blocking):
     partitions_for = waits(AsyncProducer.partitions_for)
     counts = calls(AsyncProducer.counts)
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    def _renew(self) -> None:
+        super()._renew()
         self._outstanding = threading.BoundedSemaphore(OUTSTANDING_MAX)
 
     def send_nowait(self, topic: str, value: Any = None, **fields: Any) -> Future[Sent]:
@@ -182,15 +188,16 @@ class Producer(Blocking):
 
         Waits only while 10,000 are under way. Records handed over by one thread keep their order per partition.
         """
-        if self._portal is None:
-            raise RuntimeError("This producer is not open: use it inside `with`.")
-        self._outstanding.acquire()
+        outstanding = self._outstanding
+        outstanding.acquire()
         try:
-            future = self._portal.start_task_soon(functools.partial(self._client.send, topic, value, **fields))
+            if (portal := self._portal) is None:
+                raise RuntimeError("This producer is not open: use it inside `with`.")
+            future = portal.start_task_soon(functools.partial(self._client.send, topic, value, **fields))
         except BaseException:
-            self._outstanding.release()
+            outstanding.release()
             raise
-        future.add_done_callback(lambda _: self._outstanding.release())
+        future.add_done_callback(lambda _: outstanding.release())
         return future
 
 
@@ -366,8 +373,8 @@ class Call:
 
 LOOP = Loop()
 OPEN: weakref.WeakSet[Blocking] = weakref.WeakSet()
-LEFT_BEHIND: list[Loop] = []
-"""Loops of processes this one was forked from: to drop one would wait for its thread, which is not here."""
+LEFT_BEHIND: list[Any] = []
+"""Loops of processes this one was forked from, and their clients: to drop one would wait for a thread that is not here."""
 
 
 @atexit.register
@@ -383,7 +390,8 @@ def _after_fork() -> None:
     LEFT_BEHIND.append(LOOP)
     LOOP = Loop()
     for client in list(OPEN):
-        client._portal = None
+        LEFT_BEHIND.append(client._client)
+        client._renew()
     OPEN.clear()
 
 

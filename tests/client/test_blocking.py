@@ -235,8 +235,8 @@ elif {end!r} == "forked":
         try:
             producer.send("t", b"w")
         except RuntimeError:
-            with producer.__class__({valkey.unix_url!r}) as other:
-                other.send("t", b"x", partition=0)
+            with producer:
+                producer.send("t", b"x", partition=0)
             os._exit(0)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
