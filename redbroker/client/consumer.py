@@ -122,12 +122,11 @@ class Consumer:
                 for task in self._tasks.values():  # the closing itself was cancelled
                     task.cancel()
                 self._tasks.clear()
-                arrived = self._opened.arrived
+                self._nudge()
                 self._engine_kept = self._fetcher = self._assignment.topics = None
                 self._membership = self._commits.membership = None
                 self._positions.clear()
                 self._hand.clear()
-                arrived.set()  # whoever still waits for records learns that none will come
                 await self._stack.aclose()
 
     async def _close(self) -> None:
@@ -381,17 +380,14 @@ class Consumer:
         return self._fetcher
 
     def _nudge(self) -> None:
+        """Something has changed: the fetcher looks again, and whoever waits for records, who may learn that none come."""
         if self._fetcher is not None:
             self._fetcher.rest.end()
+            self._fetcher.arrived.set()
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks[name] = asyncio.create_task(work)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, _: asyncio.Task[None]) -> None:
-        """Whoever waits for records learns why none will come."""
-        if self._fetcher is not None:
-            self._fetcher.arrived.set()
+        task.add_done_callback(lambda _: self._nudge())
 
     async def _stop(self, name: str) -> None:
         task = self._tasks.pop(name, None)

@@ -334,6 +334,22 @@ async def test_who_waits_for_records_is_told_that_the_consumer_is_closed(connect
         assert {str(task.exception()) for task in done} == {"This consumer is not open: use it inside `async with`."}
 
 
+async def test_who_waits_for_records_is_told_that_nothing_is_read_any_more(connection: Connection) -> None:
+    await orders(connection)
+    async with reader(connection, "orders", group_id="g") as consumer:
+        await until(consumer.assignment)
+        for turn in range(2):
+            waiting = asyncio.create_task(anext(consumer))
+            await asyncio.sleep(0.05)
+            if turn:
+                consumer.assign([])
+            else:
+                await consumer.unsubscribe()
+            with pytest.raises(RuntimeError, match="This consumer reads nothing"):
+                await asyncio.wait_for(waiting, 10)
+            consumer.assign([FIRST])
+
+
 async def test_nothing_goes_on_after_an_opening_that_failed_or_a_closing_that_was_cancelled(
     connection: Connection, valkey: Server
 ) -> None:
