@@ -374,7 +374,7 @@ class Call:
 LOOP = Loop()
 OPEN: weakref.WeakSet[Blocking] = weakref.WeakSet()
 LEFT_BEHIND: list[Any] = []
-"""Loops of processes this one was forked from, and their clients: to drop one would wait for a thread that is not here."""
+"""Loops of processes this one was forked from, and their clients: to drop one waits for a thread that is not here."""
 
 
 @atexit.register

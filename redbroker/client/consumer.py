@@ -380,7 +380,7 @@ class Consumer:
         return self._fetcher
 
     def _nudge(self) -> None:
-        """Something has changed: the fetcher looks again, and whoever waits for records, who may learn that none come."""
+        """Something has changed: the fetcher looks again, and so does who waits for records; perhaps none will come."""
         if self._fetcher is not None:
             self._fetcher.rest.end()
             self._fetcher.arrived.set()

@@ -99,6 +99,7 @@ class Producer:
             pause_s=config.retry_backoff_ms / 1000,
             pause_max_s=config.retry_backoff_max_ms / 1000,
             recall=self._recall,
+            clock=Connection.clock if self._shared is None else self._shared.clock,
         )
         self._routes = Routes(
             engine.topics, self._way, self._room, self._partitioner,
@@ -255,7 +256,7 @@ class Producer:
             outbox = routes.choose(route, key, value, headers, partition, nbytes)
         if nbytes > route.room_bytes or timestamp_ms is not None or route.topic.compacted:
             record = ProducerRecord(topic, value, key, cast(Pairs, headers), outbox.partition, timestamp_ms)
-            timestamp_ms = check(route.topic, record, nbytes)
+            timestamp_ms = check(route.topic, record, nbytes, self._way.clock.now_ms())
         else:
             timestamp_ms = time_ns() // 1_000_000
         delivery = outbox.add(timestamp_ms, key, value, headers, nbytes)

@@ -125,7 +125,7 @@ class Routes:
         """The long way of a record into its outbox."""
         route = self.known[record.topic]
         outbox = self.choose(route, record.key, record.value, record.headers, record.partition, nbytes)
-        timestamp_ms = check(route.topic, record, nbytes)
+        timestamp_ms = check(route.topic, record, nbytes, self._way.clock.now_ms())
         self._room.used += nbytes
         return outbox.add(timestamp_ms, record.key, record.value, tuple(record.headers), nbytes)
 

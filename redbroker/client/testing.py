@@ -41,10 +41,10 @@ class MemoryConnection(Connection):
 
     def __init__(self, clock: StillClock, **settings: Any) -> None:
         super().__init__("embedded:", **settings)
-        self._clock = clock
+        self.clock = clock
 
     async def __aenter__(self) -> Connection:
-        context = memory_engine(self.settings, self._clock.now_ms)
+        context = memory_engine(self.settings, self.clock.now_ms)
         self._engine = await context.__aenter__()
         self._context = context
         return self

@@ -157,6 +157,14 @@ async def test_a_handler_that_is_async_in_disguise_is_awaited() -> None:
     assert seen == ["first", "first"]
 
 
+async def test_time_may_go_on_for_years() -> None:
+    async with service(retry=Retry(attempts=2, backoff_s=10)).test() as t:
+        await t.advance(10 * 365 * 86_400)
+        await t.send("orders", Order(7))
+        await t.advance(10)
+        assert await t.sent("invoices") == [Invoice(7)]
+
+
 async def test_a_value_of_another_type_is_refused_where_it_is_sent() -> None:
     async with service().test() as t:
         with pytest.raises(SerializationError, match="The value of a record for orders is wrong: Order is expected"):
