@@ -80,6 +80,26 @@ async def test_what_fails_for_good_is_a_dead_letter_with_its_cause_and_origin() 
         assert (health["handled"], health["retried"], health["dead"]) == (0, 2, 1)
 
 
+async def test_dead_letters_that_are_handled_or_sent_again_have_all_their_attempts() -> None:
+    app, seen = service(), []
+
+    @app.topic("dead", key=bytes, value=bytes).subscribe(group="undertaker", retry=Retry(attempts=2, backoff_s=10))
+    async def bury(order: bytes, ctx: Context) -> None:
+        seen.append((ctx.attempt, ctx.origin.topic))
+        if ctx.attempt == 1:
+            raise ValueError("not yet")
+
+    async with app.test() as t:
+        await t.send("orders", Order(13))
+        for _ in range(4):
+            await t.advance(30)
+        assert seen == [(1, "orders"), (2, "orders")]
+        [dead] = await t.records("dead")
+        await t.send("orders", Order(7), headers=dead.headers)
+        await t.advance(10)
+        assert await t.sent("invoices") == [Invoice(7)]
+
+
 async def test_an_exception_that_is_not_worth_a_retry_is_dead_at_once() -> None:
     async with service(retry=Retry(on=(OSError,))).test() as t:
         await t.send("orders", Order(13))
