@@ -11,6 +11,7 @@ from redbroker.client.connection import Connection
 from redbroker.client.context import Context
 from redbroker.client.errors import DeserializationError, SerializationError
 from redbroker.client.retries import Retry
+from redbroker.errors import KafkaError
 
 pytestmark = pytest.mark.anyio
 
@@ -175,6 +176,19 @@ async def test_a_handler_that_is_async_in_disguise_is_awaited() -> None:
     async with app.test() as t:
         await t.send("lines", "first")
     assert seen == ["first", "first"]
+
+
+async def test_the_settings_of_the_app_count_and_readers_of_new_records_have_begun() -> None:
+    storage = {"replicas": 2, "min_insync_replicas": 3}  # of which memory has none
+    app, seen = RedBroker("redis://nowhere:1", auto_create_topics=False, num_partitions=7, **storage), []
+    lines = app.topic("lines", value=str)
+    lines.subscribe(group="g", auto_offset_reset="latest")(seen.append)
+    async with app.test() as t:
+        await t.send("lines", "first")
+        assert seen == ["first"]
+        assert {(await lines.send("more", partition=number)).partition for number in range(7)} == set(range(7))
+        with pytest.raises(KafkaError, match="There is no topic 'others', and auto_create_topics is off"):
+            await t.send("others", "first")
 
 
 async def test_time_may_go_on_for_years() -> None:
