@@ -33,6 +33,7 @@ from redbroker.client.admin import Admin as AsyncAdmin
 from redbroker.client.commits import Offsets
 from redbroker.client.consumer import Consumer as AsyncConsumer
 from redbroker.client.producer import Producer as AsyncProducer
+from redbroker.client.room import Gate
 from redbroker.client.types import ConsumerRecord, Sent
 
 __all__ = ["Admin", "Consumer", "Producer"]
@@ -181,23 +182,23 @@ class Producer(Blocking):
 
     def _renew(self) -> None:
         super()._renew()
-        self._outstanding = threading.BoundedSemaphore(OUTSTANDING_MAX)
+        self._gate = Gate(OUTSTANDING_MAX, self._client.config.buffer_bytes)
 
     def send_nowait(self, topic: str, value: Any = None, **fields: Any) -> Future[Sent]:
         """Hand one record over, with the arguments of `send`; the future's `result()` gives its place or raises.
 
-        Waits only while 10,000 are under way. Records handed over by one thread keep their order per partition.
+        Waits while 10,000 or `buffer_bytes` are under way. Records of one thread keep their order per partition.
         """
-        outstanding = self._outstanding
-        outstanding.acquire()
+        gate, nbytes = self._gate, len(value) if isinstance(value, (bytes, str)) else 0
+        gate.enter(nbytes)
         try:
             if (portal := self._portal) is None:
                 raise RuntimeError("This producer is not open: use it inside `with`.")
             future = portal.start_task_soon(functools.partial(self._client.send, topic, value, **fields))
         except BaseException:
-            outstanding.release()
+            gate.leave(nbytes)
             raise
-        future.add_done_callback(lambda _: outstanding.release())
+        future.add_done_callback(lambda _: gate.leave(nbytes))
         return future
 
 

@@ -86,6 +86,17 @@ def test_what_waits_for_room_is_flushed_and_delivered_before_closing(valkey: Ser
     assert [future.result(10).offset for future in futures] == list(range(1, 1_001))
 
 
+def test_no_more_bytes_are_handed_over_than_the_buffer_has(valkey: Server) -> None:
+    with Producer(valkey.unix_url, buffer_bytes=1_000_000) as producer:
+        producer.send("t", b"v")
+        valkey.command("CLIENT", "PAUSE", 300, "WRITE")
+        futures, most = [], 0
+        for _ in range(30):
+            futures.append(producer.send_nowait("t", bytes(300_000)))
+            most = max(most, sum(not future.done() for future in futures))
+        assert most <= 4  # one that has just ended may not have said so yet
+
+
 def filled(server: Server, count: int) -> None:
     with Producer(server.unix_url, num_partitions=1) as producer:
         for future in [producer.send_nowait("t", b"%d" % n) for n in range(count)]:
