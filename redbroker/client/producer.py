@@ -157,19 +157,21 @@ class Producer:
     ) -> Sent:
         """Send one record and wait until it is stored as `acks` asks; gives its place.
 
-        Waits for room where `buffer_bytes` are used up. A cancelled `send` takes nothing back: a record that was taken
-        is still delivered, once. Raises `DeliveryError` (`.record`) when it could not be stored, and whatever
-        `send_nowait` raises.
+        Waits for room where `buffer_bytes` are used up, first come, first served. A cancelled `send` takes nothing
+        back: a record that was taken is still delivered, once. Raises `DeliveryError` (`.record`) when it could not be
+        stored, and whatever `send_nowait` raises.
 
             sent = await producer.send("orders", b"1 x tea", key=b"table-4", headers=[("trace", b"7f")])
         """
-        try:
-            if self._in_line:
-                raise BufferFullError("Others wait for room.")
-            delivery = self.send_nowait(
-                topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
-            )
-        except BufferFullError:
+        delivery: Delivery | None = None
+        if not self._in_line:
+            try:
+                delivery = self.send_nowait(
+                    topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
+                )
+            except BufferFullError:
+                delivery = None
+        if delivery is None:
             delivery = await self._in_turn(
                 topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
             )
