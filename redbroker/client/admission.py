@@ -5,7 +5,6 @@ What a log would refuse is refused here, before anything is sent, for one record
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +52,9 @@ def serialized(
         nbytes = RECORD_BYTES + len(made_value or b"") + len(made_key or b"") + headers_nbytes(made_headers)
     except Exception as fault:
         record = ProducerRecord(topic, value, key, headers)
+        why = fault if part != "headers" or isinstance(fault, UnicodeError) else "each is a str with bytes, str or None"
         raise SerializationError(
-            ErrorCode.INVALID_RECORD, f"The {part} of a record for {topic} cannot be made bytes: {fault}", record
+            ErrorCode.INVALID_RECORD, f"The {part} of a record for {topic} cannot be made bytes: {why}", record
         ) from fault
     return made_key, made_value, made_headers, nbytes
 
@@ -77,7 +77,7 @@ def to_bytes(value: Any, serializer: Serializer | None) -> bytes | None:
     raise TypeError(f"{type(made).__name__}: {advice}.")
 
 
-def check(topic: Topic, record: ProducerRecord, nbytes: int) -> int:
+def check(topic: Topic, record: ProducerRecord, nbytes: int, now_ms: int) -> int:
     """The timestamp of a record that its topic takes; DeliveryError for one it would refuse.
 
     `nbytes` is the most it may take in a batch; only where that is too much it is measured.
@@ -86,7 +86,6 @@ def check(topic: Topic, record: ProducerRecord, nbytes: int) -> int:
     def refused(code: ErrorCode, why: str) -> DeliveryError:
         return DeliveryError(code, why, record)
 
-    now_ms = time.time_ns() // 1_000_000
     timestamp_ms = now_ms if record.timestamp_ms is None else record.timestamp_ms
     nbytes += HEADER_BYTES
     if nbytes > topic.max_message_bytes:

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
 
 from redbroker.client.clock import Clock
 from redbroker.client.connection import Connection
@@ -41,8 +44,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 10.0
 BYTES_MAX = (1 << 31) - 1
-K = TypeVar("K")
-V = TypeVar("V")
+K = TypeVar("K", default=bytes)
+V = TypeVar("V", default=bytes)
 H = TypeVar("H", bound=Callable[..., Any])
 
 
@@ -170,7 +173,7 @@ class RedBroker:
 
     def __init__(self, storage: str | Connection | None = None, **settings: Any) -> None:
         self.connection = storage if isinstance(storage, Connection) else Connection(storage, **settings)
-        self._shared = isinstance(storage, Connection)
+        self._shared = self.connection if isinstance(storage, Connection) else None
         self.clock = Clock()
         self.topics: dict[str, TypedTopic[Any, Any]] = {}
         self.subscriptions: list[Subscription] = []
@@ -236,7 +239,7 @@ class RedBroker:
             raise RuntimeError("The app runs already.")
         self.failure, self._ended = None, asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
-            if not self._shared:
+            if self.connection is not self._shared:
                 await stack.enter_async_context(self.connection)
             self._producer = await Producer(self.connection).__aenter__()
             drain_s = max((each.drain_s for each in self.subscriptions), default=DRAIN_S)
@@ -383,4 +386,11 @@ def plain(value: Any) -> bytes | None:
     """Bytes of what no topic declares: bytes as they are, text as UTF-8, the rest as JSON."""
     if value is None or isinstance(value, bytes):
         return value
-    return value.encode() if isinstance(value, str) else serializer_for(type(value)).encode(value)
+    if isinstance(value, str):
+        return value.encode()
+    kind: Any = type(value)
+    return made_once(kind).encode(value)
+
+
+made_once = functools.lru_cache(maxsize=256)(serializer_for)
+"""To make a serializer takes a millisecond."""

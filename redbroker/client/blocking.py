@@ -30,8 +30,10 @@ import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from redbroker.client.admin import Admin as AsyncAdmin
+from redbroker.client.commits import Offsets
 from redbroker.client.consumer import Consumer as AsyncConsumer
 from redbroker.client.producer import Producer as AsyncProducer
+from redbroker.client.room import Gate
 from redbroker.client.types import ConsumerRecord, Sent
 
 __all__ = ["Admin", "Consumer", "Producer"]
@@ -75,6 +77,12 @@ class Blocking:
     """Whether closing ends the calls of other threads, instead of waiting for them."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
+        self._words = args, settings
+        self._renew()
+
+    def _renew(self) -> None:
+        """As nobody has opened it yet."""
+        args, settings = self._words
         self._client: Any = self._class()(*args, **settings)  # a wrong setting is told here
         self._portal: BlockingPortal | None = None
         self._calls: set[Call] = set()
@@ -172,24 +180,25 @@ class Producer(Blocking):
     partitions_for = waits(AsyncProducer.partitions_for)
     counts = calls(AsyncProducer.counts)
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self._outstanding = threading.BoundedSemaphore(OUTSTANDING_MAX)
+    def _renew(self) -> None:
+        super()._renew()
+        self._gate = Gate(OUTSTANDING_MAX, self._client.config.buffer_bytes)
 
     def send_nowait(self, topic: str, value: Any = None, **fields: Any) -> Future[Sent]:
         """Hand one record over, with the arguments of `send`; the future's `result()` gives its place or raises.
 
-        Waits only while 10,000 are under way. Records handed over by one thread keep their order per partition.
+        Waits while 10,000 or `buffer_bytes` are under way. Records of one thread keep their order per partition.
         """
-        if self._portal is None:
-            raise RuntimeError("This producer is not open: use it inside `with`.")
-        self._outstanding.acquire()
+        gate, nbytes = self._gate, len(value) if isinstance(value, (bytes, str)) else 0
+        gate.enter(nbytes)
         try:
-            future = self._portal.start_task_soon(functools.partial(self._client.send, topic, value, **fields))
+            if (portal := self._portal) is None:
+                raise RuntimeError("This producer is not open: use it inside `with`.")
+            future = portal.start_task_soon(functools.partial(self._client.send, topic, value, **fields))
         except BaseException:
-            self._outstanding.release()
+            gate.leave(nbytes)
             raise
-        future.add_done_callback(lambda _: self._outstanding.release())
+        future.add_done_callback(lambda _: gate.leave(nbytes))
         return future
 
 
@@ -247,10 +256,19 @@ class Consumer(Blocking):
     end_offsets = waits(AsyncConsumer.end_offsets)
     offsets_for_times = waits(AsyncConsumer.offsets_for_times)
     commit = waits(AsyncConsumer.commit)
-    commit_nowait = calls(AsyncConsumer.commit_nowait)
     committed = waits(AsyncConsumer.committed)
     health = calls(AsyncConsumer.health)
     skipped = calls(AsyncConsumer.skipped)
+
+    def commit_nowait(self, offsets: Offsets | None = None) -> Future[None]:
+        """`commit` in the background, of what was handed out by now; its error is logged, too."""
+        if self._portal is None:
+            raise RuntimeError("This consumer is not open: use it inside `with`.")
+
+        async def work() -> None:
+            await self._client.commit_nowait(offsets)
+
+        return self._portal.start_task_soon(work)
 
     _reader = 0  # the thread that has, or may have, records in hand; 0 when nobody knows what is
     _getmany = waits(AsyncConsumer.getmany)
@@ -356,8 +374,8 @@ class Call:
 
 LOOP = Loop()
 OPEN: weakref.WeakSet[Blocking] = weakref.WeakSet()
-LEFT_BEHIND: list[Loop] = []
-"""Loops of processes this one was forked from: to drop one would wait for its thread, which is not here."""
+LEFT_BEHIND: list[Any] = []
+"""Loops of processes this one was forked from, and their clients: to drop one waits for a thread that is not here."""
 
 
 @atexit.register
@@ -373,7 +391,8 @@ def _after_fork() -> None:
     LEFT_BEHIND.append(LOOP)
     LOOP = Loop()
     for client in list(OPEN):
-        client._portal = None
+        LEFT_BEHIND.append(client._client)
+        client._renew()
     OPEN.clear()
 
 

@@ -49,17 +49,29 @@ class Commits:
 
     async def commit(self, offsets: Offsets | None, timeout_ms: float | None = None) -> None:
         """These offsets of next records, or the position after everything that was handed out."""
-        self._hand.settle()
-        if offsets is None:
-            wanted = {
-                each.partition: OffsetAndMetadata(each.position, "", each.epoch)
-                for each in self._positions.values() if each.placed
-            }  # fmt: skip
-        else:
-            wanted = {
+        await self._commit_within(self._wanted(offsets), timeout_ms)
+
+    def commit_nowait(self, offsets: Offsets | None) -> asyncio.Task[None]:
+        """`commit` in the background, of what was handed out by now."""
+        task = asyncio.create_task(self._commit_within(self._wanted(offsets), None))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+        task.add_done_callback(_tell_failure)
+        return task
+
+    def _wanted(self, offsets: Offsets | None) -> dict[TopicPartition, OffsetAndMetadata]:
+        if offsets is not None:
+            return {
                 TopicPartition(*each): OffsetAndMetadata(given) if isinstance(given, int) else given
                 for each, given in offsets.items()
             }
+        self._hand.settle()
+        return {
+            each.partition: OffsetAndMetadata(each.position, "", each.epoch)
+            for each in self._positions.values() if each.placed
+        }  # fmt: skip
+
+    async def _commit_within(self, wanted: dict[TopicPartition, OffsetAndMetadata], timeout_ms: float | None) -> None:
         bound_ms = self._config.default_api_timeout_ms if timeout_ms is None else timeout_ms
         try:
             async with asyncio.timeout(bound_ms / 1000):
@@ -70,14 +82,6 @@ class Commits:
                 f"Group {self._group!r}: not committed within {name} ({bound_ms:.0f}): Redis did not answer in time."
             )
             raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, message) from None
-
-    def commit_nowait(self, offsets: Offsets | None) -> asyncio.Task[None]:
-        """`commit` in the background."""
-        task = asyncio.create_task(self.commit(offsets))
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
-        task.add_done_callback(_tell_failure)
-        return task
 
     async def committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata | None]:
         """What the group has committed; None where nothing is."""

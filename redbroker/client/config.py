@@ -54,7 +54,8 @@ def configure(
         elif bare in Settings.model_fields:
             raise SettingsError(f"{name} is a setting of the connection that a {role(model)} shares: give it to that.")
         else:
-            raise SettingsError(f"{name} is not a setting of a {role(model)}{_meant(bare, model, beside)}")
+            article = "an" if role(model)[0] in "aeiou" else "a"
+            raise SettingsError(f"{name} is not a setting of {article} {role(model)}{_meant(bare, model, beside)}")
     if storage_url is not None:
         storage["storage_url"] = storage_url
     try:

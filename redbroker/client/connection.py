@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any
 
+from redbroker.client.clock import Clock
 from redbroker.client.config import ClientConfig, configure
 from redbroker.config import Settings
 from redbroker.engine import Engine
@@ -36,6 +37,8 @@ class Connection:
         >>> connection.settings.key_prefix
         'shop'
     """
+
+    clock = Clock()
 
     def __init__(self, storage_url: str | None = None, **settings: Any) -> None:
         _, self.settings = configure(ConnectionConfig, storage_url, None, settings)

@@ -6,6 +6,7 @@
 
 A record counts as done when the caller asks for the next one, or leaves the block without an error; automatic commits
 cover what is done, so a crash repeats records and never skips one. Members of a group may as well be Kafka clients.
+Where several tasks read, each record goes to one of them, and whoever asks for the next is done with all before it.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Consumer:
         **settings: Any,
     ) -> None:  # fmt: skip
         self._shared = storage if isinstance(storage, Connection) else None
-        url = storage if isinstance(storage, str) else None
+        url = None if isinstance(storage, Connection) else storage
         self._config, own = configure(ConsumerConfig, url, config, settings, shared=self._shared is not None)
         self._settings = self._shared.settings if self._shared else own
         self._topics: tuple[str, ...] = checked_topics(topics)
@@ -97,8 +98,12 @@ class Consumer:
         self._start("fetching", self._fetcher.run())
         if self._config.enable_auto_commit and self._config.group_id:
             self._start("committing", self._commits.now_and_then())
-        if self._topics or self._pattern:
-            self.subscribe(self._topics, pattern=self._pattern)
+        try:
+            if self._topics or self._pattern:
+                self.subscribe(self._topics, pattern=self._pattern)
+        except BaseException as error:
+            await self.__aexit__(type(error), error, None)
+            raise
         return self
 
     async def __aexit__(
@@ -114,6 +119,10 @@ class Consumer:
                     await self._stop(name)
                 self._commits.give_up()
             finally:
+                for task in self._tasks.values():  # the closing itself was cancelled
+                    task.cancel()
+                self._tasks.clear()
+                self._nudge()
                 self._engine_kept = self._fetcher = self._assignment.topics = None
                 self._membership = self._commits.membership = None
                 self._positions.clear()
@@ -214,8 +223,8 @@ class Consumer:
         hand.all_done()
         await self._let_others_run()
         await self._more(None)
-        hand.at = 1
-        return hand.chunk[0]
+        hand.at = (at := hand.at) + 1
+        return hand.chunk[at]
 
     async def getmany(self, max_records: int = 500, timeout_ms: float = 1_000) -> list[ConsumerRecord]:
         """Up to so many records, in order per partition; an empty list when none came in time."""
@@ -223,20 +232,24 @@ class Consumer:
         hand.all_done()
         await self._let_others_run()
         found: list[ConsumerRecord] = []
-        if not hand.chunk and not await self._more(timeout_ms / 1000):
+        if hand.at == len(hand.chunk) and not await self._more(timeout_ms / 1000):
             return found
         while len(found) < max_records and (hand.chunk or self._load(raising=False)):
             found += hand.take(max_records - len(found))
         return found
 
     async def _more(self, timeout_s: float | None) -> bool:
-        """Wait for a chunk; False when time is over. Raises what only the caller can decide."""
-        arrived = self._opened.arrived
+        """Wait for a chunk, which another task may bring; False when time is over. Raises what only the caller can
+        decide."""
+        hand = self._hand
         try:
             async with asyncio.timeout(timeout_s):
-                while not self._load():
-                    arrived.clear()
-                    await arrived.wait()
+                while hand.at == len(hand.chunk):
+                    hand.settle()  # for another task that has the last record of its chunk in hand
+                    arrived = self._opened.arrived
+                    if not self._load():
+                        arrived.clear()
+                        await arrived.wait()
         except TimeoutError:
             return False
         return True
@@ -367,17 +380,14 @@ class Consumer:
         return self._fetcher
 
     def _nudge(self) -> None:
+        """Something has changed: the fetcher looks again, and so does who waits for records; perhaps none will come."""
         if self._fetcher is not None:
             self._fetcher.rest.end()
+            self._fetcher.arrived.set()
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks[name] = asyncio.create_task(work)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, _: asyncio.Task[None]) -> None:
-        """Whoever waits for records learns why none will come."""
-        if self._fetcher is not None:
-            self._fetcher.arrived.set()
+        task.add_done_callback(lambda _: self._nudge())
 
     async def _stop(self, name: str) -> None:
         task = self._tasks.pop(name, None)

@@ -107,7 +107,7 @@ class Fetcher:
         now_s = time.monotonic()
         due = [
             each for each in self._positions.values()
-            if not each.placed and not each.held and each.error is None and each.wait_until_s <= now_s
+            if not each.placed and each.error is None and each.wait_until_s <= now_s
         ]  # fmt: skip
         if not due:
             return

@@ -88,7 +88,9 @@ class Hand:
                 of.buffered_bytes = 0
                 break
         if not chunk:
-            of.position = of.done = end
+            of.position = end
+            if of not in self._working:
+                of.done = end
             return False
         self.chunk, self.at, self._begin, self.of, self._end = chunk, 0, 0, of, end
         return True

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from redbroker.client.batch import Batch
+from redbroker.client.clock import Clock
 from redbroker.client.delivery import Delivery
 from redbroker.engine.log import Append, Appended
 from redbroker.errors import ErrorCode, KafkaError
@@ -57,8 +58,8 @@ GAP = frozenset({ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode.INVALID_PRODU
 @dataclass
 class Way:
     """What all outboxes of a producer share; `finished` hears of every batch that is settled, `urgent` counts those
-    who wait for everything to leave, `recall` ends what is lent of a batch that closes, `sent` and `failed` count
-    records by topic."""
+    who wait for everything to leave, `recall` ends what is lent of a batch that closes, `clock` is what timestamps are
+    held against, `sent` and `failed` count records by topic."""
 
     engine: Engine
     finished: Callable[[Batch], None]
@@ -73,6 +74,7 @@ class Way:
     pause_s: float
     pause_max_s: float
     recall: Callable[[], None] = lambda: None
+    clock: Clock = field(default_factory=Clock)
     urgent: int = 0
     sent: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)

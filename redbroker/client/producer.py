@@ -64,6 +64,7 @@ class Producer:
         self._shared = shared
         self._stack: contextlib.AsyncExitStack | None = None
         self._closed = True
+        self._in_line = 0  # sends that wait for room
         self._room = Room(self.config.buffer_bytes)
         self._refused_bytes = 0
         self._traces: Api | None = None
@@ -98,12 +99,14 @@ class Producer:
             pause_s=config.retry_backoff_ms / 1000,
             pause_max_s=config.retry_backoff_max_ms / 1000,
             recall=self._recall,
+            clock=Connection.clock if self._shared is None else self._shared.clock,
         )
         self._routes = Routes(
             engine.topics, self._way, self._room, self._partitioner,
             self._settings.auto_create_topics, config.delivery_timeout_ms / 1000,
         )  # fmt: skip
         self._unwatch = engine.topics.watch(self._recall)
+        self._turn = asyncio.Lock()  # of sends that wait for room, first come, first served
         self._traces = installed()
         self._closed = False
         return self
@@ -122,14 +125,17 @@ class Producer:
         stack, self._stack = self._stack, None
         if stack is None:
             return
-        self._closed = True
-        self._recall()
-        self._unwatch()
         bound_s = self.config.delivery_timeout_ms / 1000 + CLOSE_MARGIN_S if timeout_s is None else timeout_s
         try:
-            with contextlib.suppress(KafkaError):
-                await self.flush(bound_s)
+            with contextlib.suppress(TimeoutError, KafkaError):
+                async with asyncio.timeout(bound_s):
+                    if self._in_line:
+                        await self._everybody_had_his_turn()
+                    self._shut()
+                    await self.flush()
         finally:
+            self._shut()
+            self._unwatch()
             for task in (*self._routes.finders, *self._way.tasks):
                 task.cancel()
             why = KafkaError(ErrorCode.REQUEST_TIMED_OUT, "The producer was closed before the record was stored.")
@@ -151,21 +157,24 @@ class Producer:
     ) -> Sent:
         """Send one record and wait until it is stored as `acks` asks; gives its place.
 
-        Waits for room where `buffer_bytes` are used up. A cancelled `send` takes nothing back: a record that was taken
-        is still delivered, once. Raises `DeliveryError` (`.record`) when it could not be stored, and whatever
-        `send_nowait` raises.
+        Waits for room where `buffer_bytes` are used up, first come, first served. A cancelled `send` takes nothing
+        back: a record that was taken is still delivered, once. Raises `DeliveryError` (`.record`) when it could not be
+        stored, and whatever `send_nowait` raises.
 
             sent = await producer.send("orders", b"1 x tea", key=b"table-4", headers=[("trace", b"7f")])
         """
-        while True:
+        delivery: Delivery | None = None
+        if not self._in_line:
             try:
                 delivery = self.send_nowait(
                     topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
                 )
             except BufferFullError:
-                await self.ready()
-            else:
-                break
+                delivery = None
+        if delivery is None:
+            delivery = await self._in_turn(
+                topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
+            )
         fate, place = delivery
         if not fate.settled:
             await fate.waiter(place)  # nobody else has this handle: what waits for it is simply left behind
@@ -249,7 +258,7 @@ class Producer:
             outbox = routes.choose(route, key, value, headers, partition, nbytes)
         if nbytes > route.room_bytes or timestamp_ms is not None or route.topic.compacted:
             record = ProducerRecord(topic, value, key, cast(Pairs, headers), outbox.partition, timestamp_ms)
-            timestamp_ms = check(route.topic, record, nbytes)
+            timestamp_ms = check(route.topic, record, nbytes, self._way.clock.now_ms())
         else:
             timestamp_ms = time_ns() // 1_000_000
         delivery = outbox.add(timestamp_ms, key, value, headers, nbytes)
@@ -268,13 +277,15 @@ class Producer:
             self._hurry(-1)
 
     async def flush(self, timeout_s: float | None = None) -> None:
-        """Return when every record taken so far is stored or has failed; the handles tell which.
+        """Return when every record sent so far is stored or has failed; the handles tell which.
 
         REQUEST_TIMED_OUT after `timeout_s`; without it, `delivery_timeout_ms` is the bound. Batches leave at once.
         """
         self._hurry(1)
         try:
             async with asyncio.timeout(timeout_s):
+                if self._in_line:
+                    await self._everybody_had_his_turn()
                 if self._routes.finders:
                     await asyncio.wait(self._routes.finders)
                 if waiting := [batch.done for batch in self._way.unfinished]:
@@ -305,6 +316,29 @@ class Producer:
         return dict(self._way.sent), dict(self._way.failed)
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    def _shut(self) -> None:
+        """Take no more."""
+        self._closed = True
+        self._recall()
+
+    async def _in_turn(self, *words: Any, **fields: Any) -> Delivery:
+        """Take a record for which there is no room yet; those that come later wait behind it."""
+        self._in_line += 1
+        try:
+            async with self._turn:
+                while True:
+                    try:
+                        return self.send_nowait(*words, **fields)
+                    except BufferFullError:
+                        await self.ready()
+        finally:
+            self._in_line -= 1
+
+    async def _everybody_had_his_turn(self) -> None:
+        """Return when all that are in line now are taken."""
+        async with self._turn:
+            pass
 
     def _no_room(self, topic: str, key: Any, value: Any, headers: Any, nbytes: int) -> None:
         """Refuse a record that does not fit now, or never will."""

@@ -59,6 +59,10 @@ class Retry:
             raise ValueError(f"backoff_s = {self.backoff_s} is wrong: 0 to backoff_max_s, {self.backoff_max_s}.")
         if self.factor < 1:
             raise ValueError(f"factor = {self.factor} is wrong: pauses do not shrink.")
+        try:
+            isinstance(self, self.on)
+        except TypeError:
+            raise ValueError(f"on = {self.on!r} is wrong: a tuple of exceptions, as in on=(TimeoutError,).") from None
 
     def pause_s(self, attempt: int) -> float:
         """How long to wait after the attempt of this number, the first being 1, has failed."""
@@ -102,10 +106,13 @@ def failure_of(record: ConsumerRecord) -> Failure:
 
 
 def headers_after(
-    record: ConsumerRecord, error: BaseException, group: str, due_ms: int | None = None
+    record: ConsumerRecord, error: BaseException, group: str, due_ms: int | None = None, before: Failure | None = None
 ) -> list[tuple[str, bytes | None]]:
-    """The record's own headers and what its latest failure adds; `due_ms` None: it is not tried again."""
-    before = failure_of(record)
+    """The record's own headers and what its latest failure adds; `due_ms` None: it is not tried again.
+
+    `before` are the attempts before that one, where the headers are not to be believed.
+    """
+    before = before or failure_of(record)
     origin = f"{before.topic}/{before.partition}/{before.offset}/{before.timestamp_ms}"
     told = f"{type(error).__name__}: {error}"[:CAUSE_LENGTH_MAX]
     added: dict[str, str] = {"attempt": str(before.attempts + 1), "group": group, "origin": origin, "cause": told}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 
-__all__ = ["Room"]
+__all__ = ["Gate", "Room"]
 
 
 class Room:
@@ -59,3 +60,31 @@ class Room:
             nbytes, turn = self._waiting[0]
             if self.used + nbytes <= self.most and not turn.done():
                 turn.set_result(None)
+
+
+class Gate:
+    """What threads may hand to an event loop ahead of it: so many records and bytes, or one that is larger."""
+
+    def __init__(self, records: int, nbytes: int) -> None:
+        self._records_max, self._nbytes_max = records, nbytes
+        self._records = self._nbytes = 0
+        self._moved = threading.Condition()
+
+    def enter(self, nbytes: int) -> None:
+        """Return when there is room; it is taken."""
+        with self._moved:
+            self._moved.wait_for(
+                lambda: (
+                    not self._records
+                    or (self._records < self._records_max and self._nbytes + nbytes <= self._nbytes_max)
+                )
+            )
+            self._records += 1
+            self._nbytes += nbytes
+
+    def leave(self, nbytes: int) -> None:
+        """Give it back."""
+        with self._moved:
+            self._records -= 1
+            self._nbytes -= nbytes
+            self._moved.notify_all()

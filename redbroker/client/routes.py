@@ -105,6 +105,8 @@ class Routes:
         """Take a record whose topic is not known: now, if it can be, else when it is found."""
         loop = asyncio.get_running_loop()
         name = record.topic
+        if not isinstance(name, str):
+            raise DeliveryError(ErrorCode.INVALID_TOPIC_EXCEPTION, f"A topic is a name (str), not {name!r}.", record)
         waiting = self._finding.get(name)
         if waiting is None:
             if (topic := self._topics.get(name)) is not None:
@@ -123,7 +125,7 @@ class Routes:
         """The long way of a record into its outbox."""
         route = self.known[record.topic]
         outbox = self.choose(route, record.key, record.value, record.headers, record.partition, nbytes)
-        timestamp_ms = check(route.topic, record, nbytes)
+        timestamp_ms = check(route.topic, record, nbytes, self._way.clock.now_ms())
         self._room.used += nbytes
         return outbox.add(timestamp_ms, record.key, record.value, tuple(record.headers), nbytes)
 
@@ -148,6 +150,8 @@ class Routes:
                         continue
                     except KafkaError as refused:
                         why = refused
+                    except Exception as fault:  # the partitioner's; those behind must not wait for ever
+                        why = KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR, f"The partitioner failed: {fault!r}.")
                 if record.timestamp_ms is not None:
                     fate.taken(0, record.timestamp_ms)
                 fate.fail(why, ((record.value,), (record.key,), {0: tuple(record.headers)}))

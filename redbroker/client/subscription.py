@@ -25,7 +25,7 @@ from redbroker.client.consumer import Consumer
 from redbroker.client.consumer_config import ConsumerConfig, RebalanceListener
 from redbroker.client.context import Context
 from redbroker.client.keyed import Lanes
-from redbroker.client.retries import NEVER, Retry, failure_of, headers_after, retry_topic
+from redbroker.client.retries import NEVER, Failure, Retry, failure_of, headers_after, retry_topic
 from redbroker.client.threads import Threads
 from redbroker.client.tracing import failed, processing
 from redbroker.client.types import ConsumerRecord, OffsetAndMetadata
@@ -89,6 +89,8 @@ class Subscription:
             raise ValueError(
                 f"parallel_by_key = {self.parallel_by_key} is wrong: 1 to in_flight_max, {self.in_flight_max}."
             )
+        if not isinstance(self.retry, Retry):
+            raise TypeError(f"retry = {self.retry!r} is wrong: say how, as in Retry(attempts=3).")
         if self.stuck_after_s <= 0:
             raise ValueError(f"stuck_after_s = {self.stuck_after_s} is wrong: above 0.")
         if self.dlq == self.topic.name:
@@ -254,7 +256,7 @@ class Running(RebalanceListener):
             await self._undecodable(record, wrong)
             failed(span, wrong)
             return
-        context = Context(decoded, failure_of(record), subscription.group, self._app.send)
+        context = Context(decoded, self._before(record), subscription.group, self._app.send)
         try:
             result = await self._call(decoded.value, context)
             if subscription.to is not None and result is not None:
@@ -269,7 +271,13 @@ class Running(RebalanceListener):
         words = (value, context) if self._with_context else (value,)
         if self._async:
             return await self.subscription.handler(*words)
-        return await self._threads.run(self.subscription.handler, *words)
+        result = await self._threads.run(self.subscription.handler, *words)
+        return await result if inspect.isawaitable(result) else result  # an async one that does not look it
+
+    def _before(self, record: ConsumerRecord) -> Failure:
+        """The attempts so far; in the topic itself there was none, though others may have sent a dead letter there."""
+        found = failure_of(record)
+        return found._replace(attempts=0, due_ms=0) if record.topic == self.subscription.topic.name else found
 
     async def _failed(self, record: ConsumerRecord, attempt: int, error: Exception) -> None:
         """Another try later, the dead letters, or the end of the subscription."""
@@ -278,7 +286,7 @@ class Running(RebalanceListener):
             self.failures.append((record, error))
         if retry.again(attempt, error):
             due_ms = self._app.clock.now_ms() + round(retry.pause_s(attempt) * 1000)
-            headers = headers_after(record, error, subscription.group, due_ms)
+            headers = headers_after(record, error, subscription.group, due_ms, self._before(record))
             topic = retry_topic(subscription.topic.name, subscription.group, attempt)
             await self._app.send_bytes(topic, record.value, key=record.key, headers=headers)
             self.counts.retried += 1
@@ -302,7 +310,7 @@ class Running(RebalanceListener):
 
     async def _bury(self, record: ConsumerRecord, error: Exception) -> None:
         assert self.subscription.dlq is not None
-        headers = headers_after(record, error, self.subscription.group)
+        headers = headers_after(record, error, self.subscription.group, before=self._before(record))
         await self._app.send_bytes(self.subscription.dlq, record.value, key=record.key, headers=headers)
         self.counts.dead += 1
         log.warning("%s goes to %s: %r", place_of(record), self.subscription.dlq, error)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redbroker.client.clock import StillClock
 from redbroker.client.connection import Connection
 from redbroker.client.types import ConsumerRecord, Sent
+from redbroker.config import Settings
 from redbroker.engine import Engine
 from redbroker.engine.log import Read
 from redbroker.engine.memory import MemoryTail, memory_engine
@@ -37,14 +38,15 @@ ALL_BYTES = 1 << 30
 
 
 class MemoryConnection(Connection):
-    """A connection to nothing: its engine lives in memory, on a clock of its own."""
+    """A connection to nothing: its engine lives in memory, with an app's settings, on a clock of its own."""
 
-    def __init__(self, clock: StillClock, **settings: Any) -> None:
-        super().__init__("embedded:", **settings)
-        self._clock = clock
+    def __init__(self, clock: StillClock, settings: Settings) -> None:
+        super().__init__("embedded:")
+        self.settings = settings.model_copy(update={"replicas": None, "min_insync_replicas": None})
+        self.clock = clock
 
     async def __aenter__(self) -> Connection:
-        context = memory_engine(self.settings, self._clock.now_ms)
+        context = memory_engine(self.settings, self.clock.now_ms)
         self._engine = await context.__aenter__()
         self._context = context
         return self
@@ -79,7 +81,7 @@ class AppTest:
 
     async def __aenter__(self) -> AppTest:
         app, before = self._app, (self._app.connection, self._app.clock)
-        app.connection, app.clock = MemoryConnection(self.clock), self.clock
+        app.connection, app.clock = MemoryConnection(self.clock, app.connection.settings), self.clock
 
         def restore() -> None:
             app.connection, app.clock = before
@@ -151,7 +153,9 @@ class AppTest:
                     place = TopicPartition(name, number)
                     if isinstance(end, KafkaError):
                         raise end
-                    if end.next > each.taken.get(place, 0) and place not in each.resting:
+                    if place in each.resting:
+                        continue
+                    if place not in each.consumer.assignment() or end.next > await each.consumer.position(place):
                         return False
         return before == self._activity() and not any(each.lanes.in_flight for each in self._app.running)
 

@@ -188,6 +188,8 @@ def test_an_app_refuses_what_cannot_work() -> None:
     orders = app.topic("orders", value=Order)
     with pytest.raises(ValueError, match="declared already"):
         app.topic("orders")
+    with pytest.raises(TypeError, match=r"retry = 3 is wrong: say how, as in Retry\(attempts=3\)"):
+        orders.subscribe(group="billing", retry=3)(lambda order: None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="dlq = 'orders' is wrong"):
         orders.subscribe(group="g", dlq="orders")(print)
     with pytest.raises(ValueError, match="needs dlq"):
@@ -214,3 +216,49 @@ def test_an_app_refuses_what_cannot_work() -> None:
 async def test_sending_before_the_start_says_how_to_start() -> None:
     with pytest.raises(RuntimeError, match="async with app"):
         await RedBroker("redis://localhost:1").topic("orders").send(b"1")
+
+
+# --- as a type checker sees it -----------------------------------------------------------------------------------
+
+PROGRAM = """
+import asyncio
+from redbroker import Consumer, Context, Producer, RedBroker, Retry, Sent, blocking
+
+app = RedBroker("redis://localhost:6379")
+raw, lines = app.topic("raw"), app.topic("lines", value=str)
+sums = app.topic("sums", key=str, value=list[int])
+
+
+@lines.subscribe(group="g", retry=Retry(attempts=2), dlq="dead")
+async def read(line: str, ctx: Context) -> None:
+    await raw.send(line.encode(), key=b"k")
+    await sums.send([len(line)], key=line)
+
+
+async def main() -> None:
+    async with Producer(linger_ms=5) as producer, Consumer("lines", group_id="g") as consumer:
+        deliveries = [producer.send_nowait("lines", b"v", headers={"a": "b"}) for _ in range(3)]
+        everywhere: list[Sent] = await asyncio.gather(*deliveries)
+        first: Sent = await asyncio.wait_for(asyncio.shield(deliveries[0]), 1)
+        deliveries[0].add_done_callback(lambda delivery: print(delivery.result().offset, first, everywhere))
+        await asyncio.wait([asyncio.ensure_future(each) for each in deliveries])
+        async for record in consumer:
+            print(record.key, record.offset + 1)
+
+
+def without_async() -> None:
+    with blocking.Producer() as producer, blocking.Consumer("lines") as consumer:
+        print(producer.send_nowait("lines", b"v").result().offset, consumer.commit_nowait().result())
+"""
+
+
+@pytest.mark.system
+def test_a_program_that_mypy_checks_strictly_has_nothing_to_add(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = pytest.importorskip("mypy.api")
+    monkeypatch.chdir(ROOT)
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    said, wrong, code = api.run(["--strict", "--config-file", "pyproject.toml", str(program)])
+    assert (code, wrong) == (0, ""), said

@@ -74,6 +74,29 @@ def test_many_threads_may_use_one_producer(valkey: Server) -> None:
     assert sorted(offsets) == list(range(100))
 
 
+@pytest.mark.parametrize("end", ["flush", "close"])
+def test_what_waits_for_room_is_flushed_and_delivered_before_closing(valkey: Server, end: str) -> None:
+    with Producer(valkey.unix_url, num_partitions=1, buffer_bytes=20_000) as producer:
+        producer.send("t", b"v")
+        valkey.command("CLIENT", "PAUSE", 300, "WRITE")
+        futures = [producer.send_nowait("t", bytes(500)) for _ in range(1_000)]
+        if end == "flush":
+            producer.flush(30)
+            assert producer.counts() == ({"t": 1_001}, {})
+    assert [future.result(10).offset for future in futures] == list(range(1, 1_001))
+
+
+def test_no_more_bytes_are_handed_over_than_the_buffer_has(valkey: Server) -> None:
+    with Producer(valkey.unix_url, buffer_bytes=1_000_000) as producer:
+        producer.send("t", b"v")
+        valkey.command("CLIENT", "PAUSE", 300, "WRITE")
+        futures, most = [], 0
+        for _ in range(30):
+            futures.append(producer.send_nowait("t", bytes(300_000)))
+            most = max(most, sum(not future.done() for future in futures))
+        assert most <= 4  # one that has just ended may not have said so yet
+
+
 def filled(server: Server, count: int) -> None:
     with Producer(server.unix_url, num_partitions=1) as producer:
         for future in [producer.send_nowait("t", b"%d" % n) for n in range(count)]:
@@ -101,6 +124,11 @@ def test_a_consumer_iterates_gets_many_seeks_and_commits(valkey: Server) -> None
         assert committed is not None and committed.offset == 9
         assert consumer.assignment() == {first}
         assert consumer.end_offsets(first) == {first: 20}
+        valkey.command("CLIENT", "PAUSE", 200, "WRITE")
+        future = consumer.commit_nowait({first: 5})
+        assert not future.done()
+        assert future.result(30) is None
+        assert consumer.committed(first)[first] == (5, "", -1)
         consumer.seek(first, 19)
         assert consumer.getmany(timeout_ms=10_000)[0].value == b"19"
         consumer.pause(first)
@@ -218,8 +246,8 @@ elif {end!r} == "forked":
         try:
             producer.send("t", b"w")
         except RuntimeError:
-            with producer.__class__({valkey.unix_url!r}) as other:
-                other.send("t", b"x", partition=0)
+            with producer:
+                producer.send("t", b"x", partition=0)
             os._exit(0)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0

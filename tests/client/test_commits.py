@@ -84,6 +84,19 @@ async def test_a_commit_in_the_background_is_waited_for_at_the_end_and_its_failu
     assert "A commit failed" in caplog.text
 
 
+async def test_a_commit_in_the_background_is_of_what_was_handed_out_before_it(
+    connection: Connection,
+) -> None:
+    await orders(connection, b"a", b"b")
+    async with reader(connection, **MANUAL) as consumer:
+        consumer.assign([FIRST])
+        assert await values(consumer, 1) == [b"a"]
+        task = consumer.commit_nowait()
+        assert len(await consumer.getmany()) == 1  # at hand: nothing is awaited
+        await task
+        assert await consumer.committed(FIRST) == {FIRST: OffsetAndMetadata(1, "", 1)}
+
+
 @pytest.mark.parametrize("code", [ErrorCode.STALE_MEMBER_EPOCH, ErrorCode.COORDINATOR_NOT_AVAILABLE])
 async def test_a_commit_is_tried_again_where_that_helps(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, code: ErrorCode

@@ -273,6 +273,8 @@ async def test_what_can_be_no_topic_and_no_setting_is_refused_at_once(connection
         Consumer("orders", "redis://:secret@localhost:6379")
     with pytest.raises(KafkaError, match="'no/topic' contains characters other than"):
         Consumer("no/topic")
+    with pytest.raises(SettingsError, match=r"storage_url = 5 is wrong"):
+        Consumer("orders", storage=5)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="key_prefix is a setting of the connection that a consumer shares"):
         Consumer("orders", storage=connection, key_prefix="other")
     async with Consumer(storage=connection, group_id="billing") as consumer:
@@ -295,3 +297,108 @@ async def test_who_reads_nothing_is_told_and_does_not_wait_for_ever(connection: 
         with pytest.raises(KafkaError, match=r"nowhere-0: where to start is not known within .* \(100\)") as late:
             await consumer.position(nowhere)
         assert late.value.code is ErrorCode.REQUEST_TIMED_OUT
+
+
+@pytest.mark.parametrize("way", ["one by one", "many"])
+async def test_each_record_goes_to_one_of_several_tasks(connection: Connection, way: str) -> None:
+    topic = await orders(connection)
+    found: list[int] = []
+    async with reader(connection, "orders") as consumer:
+
+        async def work() -> None:
+            while True:
+                records = [await anext(consumer)] if way == "one by one" else await consumer.getmany(3)
+                found.extend(each.offset for each in records)
+                await asyncio.sleep(0.001)
+
+        tasks = [asyncio.create_task(work()) for _ in range(3)]
+        for _ in range(10):
+            await append(connection, topic, *[b"v"] * 20)
+        await until(lambda: len(found) >= 200)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    assert sorted(found) == list(range(200))
+
+
+async def test_who_waits_for_records_is_told_that_the_consumer_is_closed(connection: Connection) -> None:
+    await orders(connection)
+    for topics in (("orders",), ()):
+        async with reader(connection, *topics) as consumer:
+            if not topics:
+                consumer.assign([FIRST])
+            waiting = [asyncio.create_task(anext(consumer)), asyncio.create_task(consumer.getmany(1, 60_000))]
+            await asyncio.sleep(0.05)
+        done, late = await asyncio.wait(waiting, timeout=10)
+        assert not late
+        assert {str(task.exception()) for task in done} == {"This consumer is not open: use it inside `async with`."}
+
+
+async def test_who_waits_for_records_is_told_that_nothing_is_read_any_more(connection: Connection) -> None:
+    await orders(connection)
+    async with reader(connection, "orders", group_id="g") as consumer:
+        await until(consumer.assignment)
+        for turn in range(2):
+            waiting = asyncio.create_task(anext(consumer))
+            await asyncio.sleep(0.05)
+            if turn:
+                consumer.assign([])
+            else:
+                await consumer.unsubscribe()
+            with pytest.raises(RuntimeError, match="This consumer reads nothing"):
+                await asyncio.wait_for(waiting, 10)
+            consumer.assign([FIRST])
+
+
+async def test_nothing_goes_on_after_an_opening_that_failed_or_a_closing_that_was_cancelled(
+    connection: Connection, valkey: Server
+) -> None:
+    await orders(connection)
+    before = asyncio.all_tasks()
+    consumer = Consumer(storage=valkey.unix_url)
+    consumer.subscribe(pattern="ord.*")
+    with pytest.raises(KafkaError, match="A pattern needs a group: set group_id"):
+        await consumer.__aenter__()
+    await until(lambda: asyncio.all_tasks() <= before)
+
+    async def read() -> None:
+        async with reader(connection, "orders", group_id="g") as consumer:
+            opened.set()
+            await anext(consumer)
+
+    opened = asyncio.Event()
+    reading = asyncio.create_task(read())
+    await opened.wait()
+    await asyncio.sleep(0.05)
+    reading.cancel()
+    await asyncio.sleep(0)
+    reading.cancel()  # the closing has begun
+    await asyncio.wait({reading})
+    await until(lambda: asyncio.all_tasks() <= before)
+
+
+async def test_a_listener_may_ask_where_its_new_partitions_begin(connection: Connection) -> None:
+    await orders(connection, b"a", b"b")
+
+    class Listener(RebalanceListener):
+        async def on_assigned(self, partitions: Any) -> None:
+            for each in partitions:
+                await consumer.seek(each, await consumer.position(each) + 1)
+
+    async with reader(connection, group_id="g", default_api_timeout_ms=5_000) as consumer:
+        consumer.subscribe(["orders"], listener=Listener())
+        assert await values(consumer, 1) == [b"b"]
+
+
+async def test_records_in_hand_are_not_done_because_what_follows_is_broken(connection: Connection) -> None:
+    topic = await orders(connection, *[b"v"] * 500)
+    await append(connection, topic, b"broken")
+    settings = {"group_id": "g", "value_deserializer": {b"v": 1}.__getitem__}
+    with pytest.raises(RuntimeError, match="mine"):
+        async with reader(connection, "orders", **settings) as consumer:
+            await until(lambda: consumer.health().lag_records == 501)
+            assert len(await consumer.getmany(300)) == 300
+            assert len(await consumer.getmany(300)) == 200  # the broken one was found behind them
+            raise RuntimeError("mine")
+    async with reader(connection, "orders", **settings) as consumer:
+        assert (await anext(consumer)).offset == 300

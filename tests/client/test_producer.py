@@ -95,14 +95,17 @@ async def test_what_cannot_be_stored_is_refused_with_the_record(valkey: Server) 
         with pytest.raises(SerializationError, match="value of a record for t cannot be made bytes: dict") as unfit:
             await producer.send("t", {"a": 1}, key=b"k")
         assert unfit.value.record.value == {"a": 1}
-        with pytest.raises(SerializationError, match="headers"):
-            await producer.send("t", b"", headers={1: b""})  # type: ignore[dict-item]
+        for headers in ({1: b""}, {"a": 1}, [(b"a", b"1")], [("a",)]):
+            with pytest.raises(SerializationError, match=r"headers of a record .*: each is a str with bytes, str"):
+                await producer.send("t", b"", headers=headers)  # type: ignore[arg-type]
         with pytest.raises(DeliveryError, match="partitions 0 to 3, not -1"):
             await producer.send("t", b"", partition=-1)
         with pytest.raises(DeliveryError, match="before 1970"):
             await producer.send("t", b"", timestamp_ms=-5)
         with pytest.raises(DeliveryError, match="contains characters other than"):
             await producer.send("no/topic", b"")
+        with pytest.raises(DeliveryError, match=r"A topic is a name \(str\), not b'topic'"):
+            await producer.send(b"topic", b"")  # type: ignore[arg-type]
 
 
 async def test_a_topic_is_made_where_that_is_allowed(valkey: Server) -> None:
@@ -166,6 +169,34 @@ async def test_a_full_buffer_refuses_and_send_waits_for_room(valkey: Server) -> 
         assert all(future.done() for future in futures)
         with pytest.raises(DeliveryError, match="exceeds buffer_bytes, 2000"):
             await producer.send("t", b"x" * 2_000)
+        assert producer._room.used == 0
+
+
+async def test_who_waits_for_room_is_not_overtaken_and_flushing_and_closing_wait_for_him(valkey: Server) -> None:
+    async with Producer(valkey.unix_url, buffer_bytes=10_000, num_partitions=1) as producer:
+        sizes = [50 + 997 * number % 3_000 for number in range(300)]
+        sends = [asyncio.create_task(producer.send("t", bytes(size))) for size in sizes]
+        await asyncio.sleep(0)
+        sends[-1].cancel()
+        await asyncio.wait({sends[-1]})
+        await producer.flush()
+        await asyncio.sleep(0)
+        assert [send.result().offset for send in sends[:-1]] == list(range(299))
+        sends = [asyncio.create_task(producer.send("t", bytes(size))) for size in sizes]
+        await asyncio.sleep(0)
+    assert [send.result().offset for send in sends] == list(range(299, 599))
+
+
+async def test_a_partitioner_that_fails_fails_its_record_alone(valkey: Server) -> None:
+    def first_byte(topic: str, key: bytes | None, partitions: int) -> int:
+        assert key is not None
+        return key[0] % partitions
+
+    async with Producer(valkey.unix_url, partitioner=first_byte) as producer:
+        without, with_key = (producer.send_nowait("new", b"v", key=key) for key in (None, b"\1"))
+        with pytest.raises(DeliveryError, match="The partitioner failed: AssertionError"):
+            await asyncio.wait_for(without, 10)
+        assert (await asyncio.wait_for(with_key, 10)).partition == 1
         assert producer._room.used == 0
 
 

@@ -36,7 +36,8 @@ def test_only_some_exceptions_are_worth_another_try_and_only_so_often() -> None:
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [({"attempts": 0}, "attempts"), ({"attempts": 99}, "attempts"), ({"backoff": "linear"}, "backoff"),
-     ({"backoff_s": 301}, "backoff_s"), ({"factor": 0.5}, "factor")],
+     ({"backoff_s": 301}, "backoff_s"), ({"factor": 0.5}, "factor"), ({"on": [OSError]}, "on"),
+     ({"on": ("OSError",)}, "on")],
 )  # fmt: skip
 def test_a_wrong_retry_names_what_is_wrong(wrong: dict[str, float], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} = "):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
-from redbroker.client.room import Room
+from redbroker.client.room import Gate, Room
 
 pytestmark = pytest.mark.anyio
 
@@ -40,3 +41,23 @@ async def test_one_that_is_cancelled_holds_nobody_up() -> None:
     await asyncio.wait([first, second])
     room.give(50)
     await third
+
+
+def test_threads_wait_for_a_gate_that_has_its_records_or_its_bytes() -> None:
+    gate = Gate(3, 100)
+    gate.enter(500)  # alone, any is let in
+    late = threading.Thread(target=gate.enter, args=(10,))
+    late.start()
+    late.join(0.05)
+    assert late.is_alive()
+    gate.leave(500)
+    late.join(10)
+    gate.enter(10)
+    gate.enter(10)
+    late = threading.Thread(target=gate.enter, args=(10,))
+    late.start()
+    late.join(0.05)
+    assert late.is_alive()
+    gate.leave(10)
+    late.join(10)
+    assert not late.is_alive()

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import pytest
 
 from redbroker.client.app import RedBroker
+from redbroker.client.connection import Connection
 from redbroker.client.context import Context
 from redbroker.client.errors import DeserializationError, SerializationError
 from redbroker.client.retries import Retry
+from redbroker.errors import KafkaError
 
 pytestmark = pytest.mark.anyio
 
@@ -79,6 +81,26 @@ async def test_what_fails_for_good_is_a_dead_letter_with_its_cause_and_origin() 
         assert (health["handled"], health["retried"], health["dead"]) == (0, 2, 1)
 
 
+async def test_dead_letters_that_are_handled_or_sent_again_have_all_their_attempts() -> None:
+    app, seen = service(), []
+
+    @app.topic("dead", key=bytes, value=bytes).subscribe(group="undertaker", retry=Retry(attempts=2, backoff_s=10))
+    async def bury(order: bytes, ctx: Context) -> None:
+        seen.append((ctx.attempt, ctx.origin.topic))
+        if ctx.attempt == 1:
+            raise ValueError("not yet")
+
+    async with app.test() as t:
+        await t.send("orders", Order(13))
+        for _ in range(4):
+            await t.advance(30)
+        assert seen == [(1, "orders"), (2, "orders")]
+        [dead] = await t.records("dead")
+        await t.send("orders", Order(7), headers=dead.headers)
+        await t.advance(10)
+        assert await t.sent("invoices") == [Invoice(7)]
+
+
 async def test_an_exception_that_is_not_worth_a_retry_is_dead_at_once() -> None:
     async with service(retry=Retry(on=(OSError,))).test() as t:
         await t.send("orders", Order(13))
@@ -131,6 +153,50 @@ async def test_each_test_begins_with_nothing_and_the_app_is_itself_again_after_i
             await t.send("orders", Order(1))
             assert await t.sent("invoices") == [Invoice(1)]
     assert app.connection is before
+
+
+async def test_an_app_that_shares_a_connection_is_tested_without_it() -> None:
+    app = RedBroker(Connection("redis://nowhere.invalid:1"))
+    lines = app.topic("lines", value=str)
+    async with app.test() as t:
+        await lines.send("first")
+        assert await t.sent("lines") == ["first"]
+
+
+async def test_a_handler_that_is_async_in_disguise_is_awaited() -> None:
+    app, seen = RedBroker("redis://nowhere.invalid:1"), []
+
+    class Handler:
+        async def __call__(self, line: str) -> None:
+            seen.append(line)
+
+    handler = Handler()
+    app.topic("lines", value=str).subscribe(group="objects")(handler)
+    app.topics["lines"].subscribe(group="wrapped")(lambda line: handler(line))
+    async with app.test() as t:
+        await t.send("lines", "first")
+    assert seen == ["first", "first"]
+
+
+async def test_the_settings_of_the_app_count_and_readers_of_new_records_have_begun() -> None:
+    storage = {"replicas": 2, "min_insync_replicas": 3}  # of which memory has none
+    app, seen = RedBroker("redis://nowhere:1", auto_create_topics=False, num_partitions=7, **storage), []
+    lines = app.topic("lines", value=str)
+    lines.subscribe(group="g", auto_offset_reset="latest")(seen.append)
+    async with app.test() as t:
+        await t.send("lines", "first")
+        assert seen == ["first"]
+        assert {(await lines.send("more", partition=number)).partition for number in range(7)} == set(range(7))
+        with pytest.raises(KafkaError, match="There is no topic 'others', and auto_create_topics is off"):
+            await t.send("others", "first")
+
+
+async def test_time_may_go_on_for_years() -> None:
+    async with service(retry=Retry(attempts=2, backoff_s=10)).test() as t:
+        await t.advance(10 * 365 * 86_400)
+        await t.send("orders", Order(7))
+        await t.advance(10)
+        assert await t.sent("invoices") == [Invoice(7)]
 
 
 async def test_a_value_of_another_type_is_refused_where_it_is_sent() -> None:
