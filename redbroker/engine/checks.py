@@ -191,9 +191,16 @@ def _copies(
             "risk", server, f"min_insync_replicas is {asked}, but there are {1 + replicas} copies",
             "acks=all is always refused", "add replicas, or leave min_insync_replicas unset",
         )  # fmt: skip
-    if asked is not None and asked < 1 + replicas:
+    most = max(seen, replicas)
+    if asked is None and replicas < seen:
         yield Finding(
-            "risk", server, f"min_insync_replicas is {asked} of {1 + replicas} copies",
+            "risk", server, f"{seen} replicas are connected, and acks=all waits for {replicas}",
+            "a failover may promote one that lacks records acknowledged with acks=all",
+            "give every master as many and restart the workers" if settings.replicas is None else "raise replicas",
+        )  # fmt: skip
+    if asked is not None and asked < 1 + most:
+        yield Finding(
+            "risk", server, f"min_insync_replicas is {asked} of {1 + most} copies",
             "a failover may promote a replica that lacks records acknowledged with acks=all",
             "leave min_insync_replicas unset",
         )  # fmt: skip

@@ -55,6 +55,8 @@ def test_a_well_set_up_server_has_no_findings():
         ({}, {}, {"replicas": 2}, "risk", "1 of 2 replicas are connected"),
         ({}, {}, {"min_insync_replicas": 3}, "risk", "min_insync_replicas is 3, but there are 2 copies"),
         ({}, {}, {"min_insync_replicas": 1}, "risk", "min_insync_replicas is 1 of 2 copies"),
+        ({"connected_slaves": "2"}, {}, {"replicas": 1}, "risk", "2 replicas are connected, and acks=all waits for 1"),
+        ({"connected_slaves": "2"}, {}, {"replicas": 1, "min_insync_replicas": 2}, "risk", "is 2 of 3 copies"),
     ],
 )
 def test_a_bad_setting_is_one_finding(info, config, settings, level, told):
@@ -63,6 +65,12 @@ def test_a_bad_setting_is_one_finding(info, config, settings, level, told):
     assert told in str(finding)
     assert finding.mend in str(finding)
     assert finding.mend
+
+
+def test_a_master_with_more_replicas_than_the_others_is_a_risk():
+    [finding] = check_server("a:1", GOOD_INFO | {"connected_slaves": "2"}, GOOD_CONFIG, Settings(), replicas=1)
+    assert "2 replicas are connected, and acks=all waits for 1" in str(finding)
+    assert "restart the workers" in finding.mend
 
 
 def test_what_concerns_replicas_is_told_only_where_there_are_some():
