@@ -30,6 +30,7 @@ from redbroker.client.fetching import Fetcher
 from redbroker.client.hand import Hand
 from redbroker.client.health import Health, health_of
 from redbroker.client.membership import Membership
+from redbroker.client.pages import keep_pages
 from redbroker.client.positions import EARLIEST, LATEST, Position
 from redbroker.client.types import ConsumerRecord, OffsetAndMetadata
 from redbroker.engine import Engine
@@ -94,6 +95,7 @@ class Consumer:
             raise RuntimeError("This consumer is open already.")
         engine = self._engine_kept = await self._stack.enter_async_context(engine_of(self._shared, self._settings))
         self._assignment.topics = engine.topics
+        keep_pages(self._config.prefetch_bytes)
         self._fetcher = Fetcher(engine, self._config, self._positions, self._commits.last)
         self._start("fetching", self._fetcher.run())
         if self._config.enable_auto_commit and self._config.group_id:
