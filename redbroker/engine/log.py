@@ -22,6 +22,7 @@ from redbroker.config import Settings
 from redbroker.engine.appends import Appended, Appends
 from redbroker.engine.partitions import Partitions, StoredBatch, stored
 from redbroker.engine.reading import Read, Reading, ReadResult
+from redbroker.engine.retention import STEP_BYTES, STEP_ENTRIES
 from redbroker.engine.scripts import script
 from redbroker.engine.times import first_at_or_after, latest_record
 from redbroker.engine.watermark import Watermark
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Append", "Appended", "Bounds", "EpochEnd", "Log", "Read", "ReadResult", "StoredBatch"]
 
-TRIM_ENTRIES = 1_000
 FIND_ENTRIES = 64
 OPEN_AT_ONCE = 1_000
 
@@ -316,7 +316,7 @@ class Log:
             named = (keys.log, keys.state, keys.epochs, keys.times)
             while True:
                 log_start, freed = await self._storage.run(
-                    script("trim"), named, (partition.topic.hex, before, TRIM_ENTRIES)
+                    script("trim"), named, (partition.topic.hex, before, STEP_ENTRIES, STEP_BYTES)
                 )
                 if not freed:
                     return int(log_start)

@@ -130,7 +130,7 @@ def epoch_end(memory: Memory, keys: Keys, topic_id: Any, asked: int, replicas: i
     return [0, 0, 1] if asked == 0 else [-1, -1, 1]
 
 
-def trim(memory: Memory, keys: Keys, topic_id: Any, before: int, limit: int) -> Any:
+def trim(memory: Memory, keys: Keys, topic_id: Any, before: int, limit: int, nbytes: int) -> Any:
     log = memory.log(keys["state"], topic_id)
     if not 0 <= before <= log.next:
         raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE, f"the log ends at offset {log.next}")

@@ -10,7 +10,7 @@ import pytest
 from redbroker.config import Settings
 from redbroker.engine import Engine
 from redbroker.engine.log import Append
-from redbroker.engine.retention import STEP_ENTRIES_MIN
+from redbroker.engine.retention import STEP_BYTES, STEP_ENTRIES
 from redbroker.engine.topics import Topic
 from redbroker.errors import KafkaError
 from redbroker.wire.records import Record, build_batch, read_header
@@ -108,14 +108,45 @@ async def test_a_large_trim_goes_in_steps(engine: Engine) -> None:
     topic = await engine.topics.create("t", configs={"retention.ms": str(HOUR_MS)})
     await put(engine, topic, *[ago(2)] * 3_000)
     partition = engine.log.partitions.get(topic, 0)
-    freed, more, _ = await engine.janitor.retention.step(partition, STEP_ENTRIES_MIN)
+    freed, more = await engine.janitor.retention.step(partition)
     assert more
-    assert 0 < freed <= STEP_ENTRIES_MIN
+    assert 0 < freed <= STEP_ENTRIES
     assert (await bounds(engine, topic))[0] == 3_000
     left = await engine.storage.call(partition.keys.log, "XLEN", partition.keys.log)
     assert left == 3_000 - freed
     await engine.janitor.trim()
     assert await engine.storage.call(partition.keys.log, "XLEN", partition.keys.log) == 0
+
+
+async def test_large_batches_go_a_few_at_a_time(engine: Engine) -> None:
+    topic = await engine.topics.create("t", configs={"retention.ms": str(HOUR_MS)})
+    await put(engine, topic, *[ago(2)] * 20, size=500_000)
+    step = engine.janitor.retention.step(engine.log.partitions.get(topic, 0))
+    assert await step == (STEP_BYTES // 500_100, True)
+    await engine.log.trim([(topic, 0, 15)])
+    assert (await bounds(engine, topic))[::2] == (20, 0)
+
+
+@pytest.fixture
+async def large_nodes(engine: Engine) -> AsyncIterator[None]:
+    """Streams in nodes of 2,000 entries, whatever their size."""
+    for nbytes, entries in ((0, 2_000), (4_096, 100)):
+        words = ("stream-node-max-bytes", nbytes, "stream-node-max-entries", entries)
+        await engine.storage.call(b"any", "CONFIG", "SET", *words)
+        if not nbytes:
+            yield
+
+
+@pytest.mark.usefixtures("large_nodes")
+async def test_a_stream_whose_nodes_are_larger_than_a_step_goes_by_nodes(engine: Engine) -> None:
+    topic = await engine.topics.create("t", configs={"retention.ms": str(HOUR_MS)})
+    await put(engine, topic, *[ago(2)] * 9_000)
+    partition = engine.log.partitions.get(topic, 0)
+    assert await engine.janitor.retention.step(partition) == (4_000, True)
+    assert await engine.janitor.retention.step(partition) == (4_000, True)
+    assert await engine.janitor.retention.step(partition) == (1_000, True)
+    assert await engine.janitor.retention.step(partition) == (0, False)
+    assert (await bounds(engine, topic))[2] == 0
 
 
 async def test_what_a_trim_left_half_done_is_freed_later(engine: Engine) -> None:

@@ -5,16 +5,16 @@
 -- batches or one MiB), and never less is kept than asked for.
 --
 -- As in Kafka the oldest batch decides: what lies behind one that is too young stays. A batch without a timestamp is as
--- old as the youngest before it. At most `scan` batches are looked at and `limit` entries freed; `more` says that
--- another call goes on.
+-- old as the youngest before it. At most `scan` batches are looked at, and `limit` entries or about `bytes` freed; `more`
+-- says that another call goes on.
 --
 -- Where there are replicas nothing goes that they are not known to have; `held` says that something stayed for that.
 --
 -- What a compaction left half done, when nobody has its lease any more, is removed on the way.
 --
 -- KEYS   log state epochs times janitor compacted compacted_times
--- ARGV   topic_id retention_ms:int retention_bytes:int scan:int limit:int replicas:int proved_in:int proved:int
--- GIVES  log_start freed freed_bytes more typical_bytes held
+-- ARGV   topic_id retention_ms:int retention_bytes:int scan:int limit:int bytes:int replicas:int proved_in:int proved:int
+-- GIVES  log_start freed freed_bytes more held
 -- FAILS  UNKNOWN_TOPIC_OR_PARTITION UNKNOWN_TOPIC_ID
 -- USES   refuse clock trimming proved_end
 
@@ -24,8 +24,8 @@ local values = redis.call('HMGET', state, 'id', 'next', 'start', 'written', 'tri
   'epoch', 'confirmed')
 if not values[1] then return refuse('UNKNOWN_TOPIC_OR_PARTITION', 'partition is not open') end
 if values[1] ~= topic_id then return refuse('UNKNOWN_TOPIC_ID', 'topic was deleted and made again') end
-local field = {next = values[2], start = values[3], written = values[4], trimmed = values[5], epoch = values[8],
-  confirmed = values[9]}
+local field = {next = values[2], start = values[3], written = values[4], trimmed = values[5], batches = values[7],
+  epoch = values[8], confirmed = values[9]}
 local next_offset, start = tonumber(field.next), tonumber(field.start)
 local written, trimmed = tonumber(field.written), tonumber(field.trimmed)
 local cut, unseen = start, false
@@ -83,6 +83,5 @@ end
 local most = math.max(start, proved_end(field, replicas, proved_in, proved))
 local held = cut > most
 if held then cut, unseen = most, false end
-local freed, gone = trim_to(log, state, epochs, times, cut, field, limit)
-local typical = math.floor(written / math.max(1, tonumber(values[7])))
-return {cut, freed, gone - trimmed, (freed > 0 or (unseen and cut > start)) and 1 or 0, typical, held and 1 or 0}
+local freed, gone = trim_to(log, state, epochs, times, cut, field, limit, bytes)
+return {cut, freed, gone - trimmed, (freed > 0 or (unseen and cut > start)) and 1 or 0, held and 1 or 0}
