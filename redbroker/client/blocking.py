@@ -133,11 +133,17 @@ class Blocking:
     ) -> None:
         self._close(error)
 
+    @property
+    def _opened(self) -> BlockingPortal:
+        """The way into the client's loop; RuntimeError while it is not open."""
+        portal = self._portal
+        if portal is None:
+            raise RuntimeError(f"This {type(self).__name__.lower()} is not open: use it inside `with`.")
+        return portal
+
     def _wait(self, name: str, args: Any, kwargs: Any) -> Any:
         """Call a method of the client in its loop and wait for what it gives."""
-        portal, role = self._portal, type(self).__name__.lower()
-        if portal is None:
-            raise RuntimeError(f"This {role} is not open: use it inside `with`.")
+        portal, role = self._opened, type(self).__name__.lower()
 
         async def work() -> Any:
             result = getattr(self._client, name)(*args, **kwargs)
@@ -192,9 +198,7 @@ class Producer(Blocking):
         gate, nbytes = self._gate, len(value) if isinstance(value, (bytes, str)) else 0
         gate.enter(nbytes)
         try:
-            if (portal := self._portal) is None:
-                raise RuntimeError("This producer is not open: use it inside `with`.")
-            future = portal.start_task_soon(functools.partial(self._client.send, topic, value, **fields))
+            future = self._opened.start_task_soon(functools.partial(self._client.send, topic, value, **fields))
         except BaseException:
             gate.leave(nbytes)
             raise
@@ -262,13 +266,11 @@ class Consumer(Blocking):
 
     def commit_nowait(self, offsets: Offsets | None = None) -> Future[None]:
         """`commit` in the background, of what was handed out by now; its error is logged, too."""
-        if self._portal is None:
-            raise RuntimeError("This consumer is not open: use it inside `with`.")
 
         async def work() -> None:
             await self._client.commit_nowait(offsets)
 
-        return self._portal.start_task_soon(work)
+        return self._opened.start_task_soon(work)
 
     _reader = 0  # the thread that has, or may have, records in hand; 0 when nobody knows what is
     _getmany = waits(AsyncConsumer.getmany)
@@ -279,8 +281,7 @@ class Consumer(Blocking):
             return self._getmany(max_records, timeout_ms)
 
     def __iter__(self) -> Iterator[ConsumerRecord]:
-        if self._portal is None:
-            raise RuntimeError("This consumer is not open: use it inside `with`.")
+        _ = self._opened
         return self
 
     def __next__(self) -> ConsumerRecord:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 ROUND_S_MIN = 5.0
 SCAN_BATCHES = 64
 STEP_ENTRIES, STEP_BYTES = 250, 4 * 1024 * 1024
-"""What one call frees at most: half a millisecond in which Redis serves nobody else."""
+"""What one call frees at most: about half a millisecond in which Redis serves nobody else."""
 HURRY = 10
 """So many times faster while memory is short."""
 FOREVER = -1

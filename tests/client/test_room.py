@@ -43,21 +43,24 @@ async def test_one_that_is_cancelled_holds_nobody_up() -> None:
     await third
 
 
-def test_threads_wait_for_a_gate_that_has_its_records_or_its_bytes() -> None:
-    gate = Gate(3, 100)
-    gate.enter(500)  # alone, any is let in
+def waits(gate: Gate) -> threading.Thread:
+    """A thread that finds no room at the gate, and waits there."""
     late = threading.Thread(target=gate.enter, args=(10,))
     late.start()
     late.join(0.05)
     assert late.is_alive()
+    return late
+
+
+def test_threads_wait_for_a_gate_that_has_its_records_or_its_bytes() -> None:
+    gate = Gate(3, 100)
+    gate.enter(500)  # alone, any is let in
+    late = waits(gate)
     gate.leave(500)
     late.join(10)
     gate.enter(10)
     gate.enter(10)
-    late = threading.Thread(target=gate.enter, args=(10,))
-    late.start()
-    late.join(0.05)
-    assert late.is_alive()
+    late = waits(gate)
     gate.leave(10)
     late.join(10)
     assert not late.is_alive()
