@@ -91,13 +91,18 @@ class Reading:
         return None
 
     def begin(self, tail: Tail) -> None:
-        """Send one round; a reader at the end only looks."""
+        """Send one round; a reader at the end only looks, and so does one that has become cold again: another read may
+        have heard of another master since `learn`.
+        """
+        believed = (self.partition.epoch, self.partition.since)
+        if self._batches and believed != self._believed:
+            self._begin_again()
+        self._believed = believed
         caught_up = self.at_end(tail)
         self._subscription = tail.subscription(self.partition.keys.tail)
-        self._believed = (self.partition.epoch, self.partition.since)
         self._looking = self._partitions.look(self.partition)
         self._ranging: asyncio.Future[Any] | None = None
-        if self._budget > 0 and self._offset >= 0 and not caught_up:
+        if self._budget > 0 and self._offset >= 0 and not caught_up and not self.cold:
             self._ranging = self._partitions.range(self.partition, self._offset, self._budget - self._nbytes)
 
     async def take(self) -> ReadResult | KafkaError | None:
@@ -110,8 +115,9 @@ class Reading:
                 return refusal
             self._partitions.note(self.partition, look)
             self.partition.heard = self._subscription
-            if (look.leader_epoch, look.since) != self._believed:  # another master's epochs: begin again
-                self._batches, self._nbytes, self._offset = [], 0, self.read.offset
+            changed = (look.leader_epoch, look.since) != self._believed
+            if changed or (entries and epoch_of(entries[-1]) > look.leader_epoch):  # another master's, now or just then
+                self._begin_again()
                 return None
             if entries is None:
                 return self._result(look) if self._offset >= look.next or self._budget <= 0 else None
@@ -123,6 +129,9 @@ class Reading:
             if error.code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:  # never opened: its creator died in between
                 return await self._open()
             return error
+
+    def _begin_again(self) -> None:
+        self._batches, self._nbytes, self._offset = [], 0, self.read.offset
 
     async def _open(self) -> KafkaError | None:
         try:
@@ -147,6 +156,11 @@ class Reading:
 
     def _result(self, look: Look) -> ReadResult:
         return ReadResult(look.log_start, look.next, look.leader_epoch, look.written, self._batches, self._nbytes)
+
+
+def epoch_of(entry: Any) -> int:
+    """The leader epoch a stream entry was written under: the last of a range has the newest."""
+    return int(entry[0].partition(b"-")[0])
 
 
 def refuse_read(read: Read, look: Look, partition: Partition) -> KafkaError | None:

@@ -12,6 +12,7 @@ import pytest
 from redbroker.config import Settings
 from redbroker.engine.connection import Storage
 from redbroker.engine.log import Append, Appended, Bounds, EpochEnd, Log, Read, ReadResult
+from redbroker.engine.partition import Partition
 from redbroker.engine.tail import Tail
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
@@ -390,6 +391,63 @@ async def test_a_second_worker_learns_old_epochs_by_itself(log: Log, storage: St
         assert result.batches[-1].base_offset == 9
     await other.close()
     await tail.close()
+
+
+async def test_a_leader_epoch_that_changes_while_a_read_looks_elsewhere_hides_no_record(
+    log: Log, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = a_topic()
+    await log.open_partitions(topic)
+    await put(log, topic, a_batch(), 1)  # and never looked at
+    await put(log, topic, a_batch())
+    assert (await get(log, topic, 0)).next == 1
+    await put(log, topic, a_batch())
+    learn = log.partitions.learn
+
+    async def overtaken(partition: Partition, offset: int) -> None:
+        """Another master has partition 0 before partition 1 is known, and another read of this worker hears of it."""
+        monkeypatch.setattr(log.partitions, "learn", learn)
+        await learn(partition, offset)
+        await storage.call(b"x", "HSET", "rb:{orders:0}:state", "rid", "0" * 40)
+        assert isinstance(await put(log, topic, a_batch()), Appended)
+        assert len((await get(log, topic, 2)).batches) == 1
+
+    monkeypatch.setattr(log.partitions, "learn", overtaken)
+    moved, other = await log.read([Read(topic, 0, 1, 1 << 20), Read(topic, 1, 0, 1 << 20)], max_bytes=1 << 21)
+    assert isinstance(moved, ReadResult) and isinstance(other, ReadResult)
+    assert [(stored.base_offset, stored.leader_epoch == 1) for stored in moved.batches] == [(1, True), (2, False)]
+    assert [stored.base_offset for stored in other.batches] == [0]
+
+
+async def test_a_failover_between_look_and_range_cuts_off_nothing_in_silence(
+    log: Log, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, stem = a_topic(), "rb:{orders:0}:"
+    await log.open_partitions(topic)
+    keys = [stem + name for name in ("log", "state", "epochs")]
+    await put(log, topic, a_batch())
+    copies = [await storage.call(b"x", "DUMP", key) for key in keys]
+    for _ in range(2):
+        await put(log, topic, a_batch())
+    assert (await get(log, topic, 0)).next == 3
+    ranged = log.partitions.range
+
+    async def on_another_master(*what: Any) -> Any:
+        """The range is answered by a master that lacks two records and has written three others."""
+        for key, copy in zip(keys, copies, strict=True):
+            await storage.call(b"x", "RESTORE", key, 0, copy, "REPLACE")
+        await storage.call(b"x", "HSET", stem + "state", "rid", "0" * 40)
+        for _ in range(3):
+            await put(log, topic, a_batch())
+        return await ranged(*what)
+
+    def range_later(*what: Any) -> Any:
+        monkeypatch.setattr(log.partitions, "range", ranged)
+        return asyncio.ensure_future(on_another_master(*what))
+
+    monkeypatch.setattr(log.partitions, "range", range_later)
+    refused = await get(log, topic, 2, epoch=1)
+    assert isinstance(refused, KafkaError) and refused.code == ErrorCode.FENCED_LEADER_EPOCH
 
 
 async def test_an_append_wakes_a_waiting_reader_at_once(log: Log) -> None:
