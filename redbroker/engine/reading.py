@@ -60,6 +60,7 @@ class Reading:
         self._batches: list[StoredBatch] = []
         self._nbytes = 0
         self._offset = read.offset
+        self._believed = (0, 0)  # leader epoch and its first offset, as of the last round
 
     @property
     def cold(self) -> bool:

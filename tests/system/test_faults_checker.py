@@ -24,8 +24,8 @@ def writer(by: str = "w", acks: int = -1, idempotent: bool = True) -> dict[str, 
     return op("open", "ok", by, role="writer", acks=acks, idempotent=idempotent)
 
 
-def reader(by: str = "r", mode: str = "assign") -> dict[str, Any]:
-    return op("open", "ok", by, role="reader", mode=mode)
+def reader(by: str = "r", mode: str = "assign", **group: str) -> dict[str, Any]:
+    return op("open", "ok", by, role="reader", mode=mode, **group)
 
 
 def v(number: int, by: str = "w") -> str:
@@ -149,6 +149,22 @@ CASES: dict[str, tuple[str, Ops]] = {
         "committed-beyond-end",
         [sent(0, 1), committed(9, 1, 9), *final(straight(0, 1))],
     ),
+    "a member passes over a record, and no rebalance was told": (
+        "poll-skip",
+        [reader(mode="subscribe"), sent(0, 3), polled(straight(0, 1)), polled(straight(3, 3)), *final(straight(0, 3))],
+    ),
+    "a group commits beyond a record that its members did not get": (
+        "committed-unread",
+        [
+            reader("r", "subscribe", group="g"),
+            sent(0, 3),
+            polled(straight(0, 1)),
+            op("jump", "info", "r", why="rebalance"),
+            polled(straight(3, 3)),
+            committed(4),
+            *final(straight(0, 3)),
+        ],
+    ),
     "a refused record is there": (
         "aborted-read",
         [sent(0, 1), op("send", "fail", values=[v(1)]), *final(straight(0, 1))],
@@ -212,7 +228,14 @@ def test_a_jump_that_is_told_begins_anew() -> None:
         ).findings
 
 
-def test_a_group_member_may_skip_and_repeat() -> None:
+def test_a_group_may_share_its_records() -> None:
+    both = [reader("r", "subscribe", group="g"), reader("s", "subscribe", group="g"), sent(0, 3)]
+    first, second = polled(straight(0, 1), "r"), polled(straight(2, 3), "s")
+    assert not named([*both, first, second, committed(4), *final(straight(0, 3))]).findings
+    assert named([*both, first, committed(3), *final(straight(0, 3))]).fatal() == {"committed-unread": 1}
+
+
+def test_a_group_member_may_skip_and_repeat_where_it_was_told_of_a_rebalance() -> None:
     operations = [sent(0, 4), polled([*straight(0, 1), *straight(1, 1), *straight(4, 4)]), *final(straight(0, 4))]
     verdict = named([reader(mode="subscribe"), *operations])
     assert verdict.valid

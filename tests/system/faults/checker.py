@@ -12,7 +12,8 @@ partition, from log start to log end: the truth everything else is compared with
 | vanished-read | a record that was read and is not in the final log | without a high watermark |
 | nonmonotonic-send | what one writer sent later stands earlier (int-: of one batch) | acks 0, 1; not idempotent |
 | nonmonotonic-poll | a reader goes back untold (int-: within one poll) | group members |
-| poll-skip | a reader passes over records (int-: within one poll) | group members |
+| poll-skip | a reader passes over records (int-: in one poll) | group members, in their first poll after a rebalance |
+| committed-unread | a group has committed beyond records that none of its members got | never |
 | silent-truncation | a reader goes on behind a cut without reading what replaced the lost records | never |
 | epoch-decreasing | leader epochs go down along a log, or for one reader | never |
 | two-contents | one (leader epoch, offset) with two values | never |
@@ -110,10 +111,11 @@ class FinalLog:
 class Reader:
     """How far one reader is in one partition: the last record it got, and the last of those that are still there."""
 
-    __slots__ = ("cut", "epoch", "good", "last")
+    __slots__ = ("cut", "epoch", "good", "last", "polls")
 
     def __init__(self) -> None:
         self.last = self.good = self.epoch = -1
+        self.polls = 0  # since it began or was told of a jump
         self.cut = False  # the last record it got is not in the final log
 
 
@@ -125,6 +127,7 @@ class Checker:
         self.verdict = Verdict()
         self.writers: dict[str, Writer] = defaultdict(Writer)
         self.modes: dict[str, str] = {}
+        self.groups: dict[str, str] = {}
         self.attempted: set[str] = set()
         self.failed: set[str] = set()
         self.acknowledged: list[tuple[str, str, list[str], list[int | None], list[int]]] = []
@@ -159,6 +162,8 @@ class Checker:
                 self.writers[op["by"]] = Writer(op["acks"], op["idempotent"])
             case "open", _:
                 self.modes[op["by"]] = op["mode"]
+                if "group" in op:
+                    self.groups[op["by"]] = op["group"]
             case "end", _:
                 log = self.final[op["log"]]
                 log.start, log.end, log.complete = op["start"], op["end"], op["complete"]
@@ -252,6 +257,7 @@ class Checker:
             log = self.final[name]
             reader = places.setdefault((by, name), Reader())
             strict = self.modes.get(by, "assign") == "assign"
+            reader.polls += 1
             inside = False
             for offset, epoch, value in records:
                 here = log.holds(offset, value)
@@ -292,7 +298,7 @@ class Checker:
         elif here and not reader.cut and (missed := log.between(reader.last, offset)):
             self.verdict.add(
                 f"{prefix}poll-skip",
-                strict,
+                strict or reader.polls > 1,
                 f"{by} in {name}: {offset} after {reader.last}: {missed} passed over",
                 missed,
             )
@@ -328,8 +334,20 @@ class Checker:
                     note(name, offset, epochs[index] if epochs else -1, value, strict, offset >= final[name].start)
 
     def _commits(self) -> None:
+        got: dict[tuple[str, str], set[int]] = defaultdict(set)
+        for by, name, records in self.reads:
+            if by in self.groups:
+                got[self.groups[by], name].update(offset for offset, _, _ in records or ())
         for op in self.committed:
             log = self.final[op["log"]]
+            below = log.offsets[: bisect_left(log.offsets, op["offset"])]
+            if op["group"] in self.groups.values() and (unread := set(below) - got[op["group"], op["log"]]):
+                self.verdict.add(
+                    "committed-unread",
+                    True,
+                    f"{op['group']} in {op['log']}: {op['offset']}, and nobody got {min(unread)} to {max(unread)}",
+                    len(unread),
+                )
             told = op["epoch"] >= 0 and -1 < op["epoch_end"] < op["offset"]
             if log.complete and op["offset"] > log.end and not told:
                 self.verdict.add(

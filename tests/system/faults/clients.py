@@ -33,7 +33,7 @@ def confluent_writes(place: Place, acks: int = -1) -> None:
     """librdkafka, idempotent with acks=all; a producer that has ended itself is replaced by a new one."""
     from confluent_kafka import KafkaException, Producer
 
-    place.opened(role="writer", acks=acks, idempotent=acks == -1)
+    place.writes(acks=acks, idempotent=acks == -1)
     idempotence = {"enable.idempotence": True} if acks == -1 else {"acks": acks, "retries": 0}
     settings = {
         "bootstrap.servers": place.bootstrap,
@@ -107,11 +107,12 @@ def confluent_reads(place: Place, group: bool = False) -> None:
     """librdkafka: partitions assigned by hand from the start on, or as a member of a group that commits."""
     from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-    place.opened(role="reader", mode="subscribe" if group else "assign")
+    group_id = f"{place.topic}-confluent"
+    place.reads(group_id if group else None)
     consumer = Consumer(
         {
             "bootstrap.servers": place.bootstrap,
-            "group.id": f"{place.topic}-confluent",
+            "group.id": group_id,
             "enable.auto.commit": group,
             "auto.commit.interval.ms": 500,
             "auto.offset.reset": "earliest",
@@ -153,7 +154,7 @@ async def aiokafka_writes(place: Place) -> None:
     """aiokafka, idempotent; a producer with a failed send is replaced, as its sequence has a hole."""
     from aiokafka import AIOKafkaProducer
 
-    place.opened(role="writer", acks=-1, idempotent=True)
+    place.writes(acks=-1, idempotent=True)
     while not place.stop.is_set():
         try:
             producer = AIOKafkaProducer(
@@ -215,10 +216,11 @@ async def aiokafka_reads(place: Place) -> None:
             for each in assigned:
                 place.history.add("jump", "info", log=place.log(each.partition), why="rebalance")
 
-    place.opened(role="reader", mode="subscribe")
+    group_id = f"{place.topic}-aiokafka"
+    place.reads(group_id)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=place.bootstrap,
-        group_id=f"{place.topic}-aiokafka",
+        group_id=group_id,
         auto_offset_reset="earliest",
         auto_commit_interval_ms=500,
         fetch_max_wait_ms=100,
@@ -273,7 +275,7 @@ async def engine_writes(place: Place) -> None:
                 sequence, producer_id = 0, engine.new_producer_id()
             await asyncio.sleep(3 * place.partitions / place.rate)
 
-    place.opened(role="writer", acks=-1, idempotent=True)
+    place.writes(acks=-1, idempotent=True)
     async with Engine.open(Settings(storage_url=place.storage, replicas=1)) as engine:
         topic = await engine.topics.ensure(place.topic)
         await asyncio.gather(*(one(partition) for partition in range(place.partitions)))
@@ -308,7 +310,7 @@ async def engine_reads(place: Place) -> None:
                     place.history.add("cut", "info", log=place.log(partition), offset=offset, epoch=epoch)
             await asyncio.sleep(RETRY_S)
 
-    place.opened(role="reader", mode="assign")
+    place.reads()
     async with Engine.open(Settings(storage_url=place.storage, replicas=1)) as engine:
         topic = await engine.topics.ensure(place.topic)
         await asyncio.gather(*(one(partition) for partition in range(place.partitions)))

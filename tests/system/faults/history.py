@@ -7,7 +7,8 @@ A line is one operation. Its clock is the system's monotonic one, which all proc
     …                                              fail (surely not stored), info (nobody knows), with "error"
     {"by": "reader-1", "f": "poll",  "type": "ok", "log": "t:0", "records": [[offset, epoch or -1, value], …]}
     {"by": "reader-1", "f": "jump",  "type": "info", "log": "t:0", "why": "…"}     seek, reset or rebalance: told
-    {"by": "…",        "f": "open",  "type": "ok", "role": "writer", "acks": -1, "idempotent": true, "mode": "assign"}
+    {"by": "…",        "f": "open",  "type": "ok", "role": "writer", "acks": -1, "idempotent": true}
+    {"by": "…",        "f": "open",  "type": "ok", "role": "reader", "mode": "assign" | "subscribe", "group": "…"}
     {"by": "final",    "f": "end",   "type": "ok", "log": "t:0", "start": 0, "end": 900, "complete": true}
     {"by": "final",    "f": "committed", "type": "ok", "log": "t:0", "group": …,"offset": 9, "epoch": 3, "epoch_end": 9}
     {"by": "nemesis",  "f": "fault", "type": "invoke" | "ok", "id": 7, "name": "kill-master", "target": "…"}

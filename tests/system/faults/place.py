@@ -6,7 +6,6 @@ import logging
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
 from tests.system.faults.history import History
 
@@ -49,6 +48,13 @@ class Place:
         self.history.add("send", "invoke", log=self.log(partition), values=values)
         return values
 
-    def opened(self, **words: Any) -> None:
-        """Tell the checker what to expect of this client."""
-        self.history.add("open", "ok", **words)
+    def writes(self, acks: int, idempotent: bool) -> None:
+        """Tell the checker how this client writes."""
+        self.history.add("open", "ok", role="writer", acks=acks, idempotent=idempotent)
+
+    def reads(self, group: str | None = None) -> None:
+        """Tell the checker how this client reads: partitions of its own, or as a member of a group that commits."""
+        if group is None:
+            self.history.add("open", "ok", role="reader", mode="assign")
+        else:
+            self.history.add("open", "ok", role="reader", mode="subscribe", group=group)

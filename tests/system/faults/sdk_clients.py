@@ -31,7 +31,7 @@ async def sdk_writes(place: Place) -> None:
         else:
             place.history.add("send", "ok", log=log, values=[value], offsets=[sent.offset])
 
-    place.opened(role="writer", acks=-1, idempotent=True)
+    place.writes(acks=-1, idempotent=True)
     async with Producer(place.storage, replicas=1, delivery_timeout_ms=int(DELIVERY_S * 1_000)) as producer:
         while not place.stop.is_set():
             for partition in range(place.partitions):
@@ -46,7 +46,7 @@ async def sdk_writes(place: Place) -> None:
 
 async def sdk_reads(place: Place) -> None:
     """Every partition from the start, by hand."""
-    place.opened(role="reader", mode="assign")
+    place.reads()
     async with Consumer(storage=place.storage, auto_offset_reset="earliest") as consumer:
         consumer.assign([TopicPartition(place.topic, each) for each in range(place.partitions)])
         await written_down(place, consumer)
@@ -60,9 +60,10 @@ async def sdk_joins(place: Place) -> None:
             for each in partitions:
                 place.history.add("jump", "info", log=place.log(each.partition), why="rebalance")
 
-    place.opened(role="reader", mode="subscribe")
+    group_id = f"{place.topic}-sdk"
+    place.reads(group_id)
     settings: dict[str, Any] = {"auto_offset_reset": "earliest", "auto_commit_interval_ms": 500}
-    async with Consumer(storage=place.storage, group_id=f"{place.topic}-sdk", **settings) as consumer:
+    async with Consumer(storage=place.storage, group_id=group_id, **settings) as consumer:
         consumer.subscribe([place.topic], listener=Listener())
         await written_down(place, consumer)
 

@@ -19,7 +19,7 @@ that were alone, the worst pause of any writer in any partition, counted from th
 acks=all, with acks=1, and with acks=all counted from when all copies were back (with one replica, a shard that has lost
 a copy takes no acks=all until then). The last column is the most that acks=1 may pause, where there is a limit. What is
 tolerated was lost, doubled or out of order in the topic that is written with acks=1 and without idempotence, which
-promises nothing else; or (poll-skip) passed over by a member of a group, as a rebalance may have given it to another.
+promises nothing else.
 """
 COLUMNS = (
     "| fault | made | alone | acks=all, s | longest | acks=1, s | longest | copies back, s | longest | limit, s |",
