@@ -199,6 +199,14 @@ def replication_id(contender: Contender, sizes: Sizes) -> Samples:
     }
 
 
+def asking(contender: Contender, sizes: Sizes) -> Samples:
+    """Writers with acks=all whose appends ask for the replication id, and such that are told it."""
+    with contender.storage() as running:
+        load: dict[str, Any] = {"callers": 32, "seconds": sizes.window_seconds / 8, "record_bytes": 1024}
+        answer, cpu = run_client("asking", running, url=running.storage_url, **load)
+    return {"asking_cost": Sample(answer["cost"], cpu), "asking_cost_in_cpu": Sample(answer["cost_in_cpu"])}
+
+
 @contextmanager
 def patched_environment(name: str, value: str) -> Iterator[None]:
     """One more environment variable for the processes started meanwhile."""
@@ -321,6 +329,7 @@ WORKLOADS = (
         ("replication_id_cost", "replication_id_cost_in_script", "replication_id_cost_shared"),
         ("valkey", "redis"),
     ),
+    Workload(asking, ("asking_cost", "asking_cost_in_cpu"), ("copies", "valkey", "redis")),
     Workload(sdk_produce, ("sdk_produce_100", "sdk_produce_1k"), (YARDSTICK, "valkey", "redis")),
     Workload(sdk_over_xadd, ("sdk_over_xadd_100", "sdk_over_xadd_1k"), ("valkey", "redis")),
     Workload(housekeeping, ("trim_p99_ratio", "compaction", "compaction_cpu"), ("valkey", "redis")),
