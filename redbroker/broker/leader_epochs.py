@@ -1,8 +1,13 @@
 """The leader epochs this worker has told its clients: read together, remembered briefly, never lowered (KIP-320).
 
-Clients throw away metadata whose epoch is lower than one they have seen, and take epoch 0 for a real one; so a
-partition that could not be read is told as before, or as -1 (unknown), never as 0. The number itself comes from the
-partition's state in Redis, which makes it the same on every worker.
+Clients pass over metadata of a partition whose epoch is lower than one they have seen, its leader with it, and take
+epoch 0 for a real one; so a partition that could not be read is told as before, or as -1 (unknown), never as 0. The
+number itself comes from the partition's state in Redis, which makes it the same on every worker that can read it.
+
+A worker that cannot may remember an older one than another has told. Then clients keep the leader they know, and ask
+again a few times a second, as they do for any partition that answers nothing; and nobody could serve it meanwhile. So
+what matters is that this befalls no other partition: every Redis master is read by itself, and what it tells is
+remembered at once, however long another one is silent.
 
 Reading the bounds of 10,000 partitions for each Metadata request would cost far more than the rest of it. One topic
 is read at most once per `FRESH_S`; many requests that come meanwhile share one read.
@@ -46,8 +51,13 @@ class Told:
     __slots__ = ("epochs", "read_at")
 
     def __init__(self) -> None:
-        self.epochs: tuple[int, ...] = ()
+        self.epochs: list[int] = []
         self.read_at = float("-inf")
+
+    def learn(self, partition: int, epoch: int) -> None:
+        """Keep the larger of what was told and what was read."""
+        self.epochs += [UNKNOWN] * (partition + 1 - len(self.epochs))
+        self.epochs[partition] = max(self.epochs[partition], epoch)
 
 
 class LeaderEpochs:
@@ -72,29 +82,29 @@ class LeaderEpochs:
     def told(self, topic: Topic) -> tuple[int, ...]:
         """The same without reading anything."""
         told = self._told.get(topic.id)
-        epochs = told.epochs if told else ()
-        return epochs + (UNKNOWN,) * (topic.partitions - len(epochs))
+        epochs = told.epochs if told else []
+        return (*epochs, *[UNKNOWN] * (topic.partitions - len(epochs)))
 
     def heard(self, topic: Topic, partition: int, epoch: int) -> None:
-        """The log just told this epoch: what is remembered is not fresh if it is older.
+        """The log just told this epoch: where an older one is remembered, the topic's others may be old, too.
 
-        A client that was fenced asks for metadata at once; told the old epoch for another `FRESH_S`, it would be fenced
-        again and again.
+        A client that was fenced asks for metadata at once; told the old epoch for another `FRESH_S`, or until a read
+        under way has ended, it would be fenced again and again.
         """
         told = self._told.get(topic.id)
         if told is not None and partition < len(told.epochs) and told.epochs[partition] < epoch:
+            told.learn(partition, epoch)
             told.read_at = float("-inf")
 
     def _read_stale(self, topics: Iterable[Topic]) -> set[asyncio.Task[None]]:
         """The reads under way for these topics, one new one among them for those that nobody reads yet."""
         now = monotonic()
-        stale = [topic for topic in topics if not self._fresh(topic, now)]
-        unread = [topic for topic in stale if topic.id not in self._reading]
+        unread = [topic for topic in topics if topic.id not in self._reading and not self._fresh(topic, now)]
         if unread:
             # A task of its own: it serves whoever waits, also after the request that began it has given up.
             read = asyncio.create_task(self._read(unread))
             self._reading.update((topic.id, read) for topic in unread)
-        return {self._reading[topic.id] for topic in stale}
+        return {self._reading[topic.id] for topic in topics if topic.id in self._reading}
 
     def _fresh(self, topic: Topic, now: float) -> bool:
         told = self._told.get(topic.id)
@@ -102,28 +112,25 @@ class LeaderEpochs:
 
     async def _read(self, topics: Sequence[Topic]) -> None:
         wanted = [(topic, partition) for topic in topics for partition in range(topic.partitions)]
-        epochs: list[int] = []
         try:
-            for first in range(0, len(wanted), CHUNK):
-                bounds = await self._engine.log.bounds(wanted[first : first + CHUNK])
-                epochs += [UNKNOWN if isinstance(each, KafkaError) else each.leader_epoch for each in bounds]
-        except KafkaError:
-            pass  # storage is away: what is known stays, and is told for another FRESH_S
+            await asyncio.gather(*map(self._read_from_one_master, self._engine.log.by_master(wanted)))
+            now = monotonic()
+            for topic in topics:
+                self._told.setdefault(topic.id, Told()).read_at = now  # also of what could not be read
         finally:
             for topic in topics:
                 del self._reading[topic.id]
-        epochs += [UNKNOWN] * (len(wanted) - len(epochs))
-        self._remember(topics, epochs)
+        self._forget_deleted()
 
-    def _remember(self, topics: Sequence[Topic], epochs: Sequence[int]) -> None:
-        """Keeps the larger of what was told and what was read, and forgets deleted topics."""
-        now, first = monotonic(), 0
-        for topic in topics:
-            read = epochs[first : first + topic.partitions]
-            first += topic.partitions
-            told = self._told.setdefault(topic.id, Told())
-            told.epochs = tuple(map(max, self.told(topic), read)) + told.epochs[topic.partitions :]
-            told.read_at = now
+    async def _read_from_one_master(self, wanted: Sequence[tuple[Topic, int]]) -> None:
+        for first in range(0, len(wanted), CHUNK):
+            chunk = wanted[first : first + CHUNK]
+            bounds = await self._engine.log.bounds(chunk)
+            for (topic, partition), each in zip(chunk, bounds, strict=True):
+                told = self._told.setdefault(topic.id, Told())
+                told.learn(partition, UNKNOWN if isinstance(each, KafkaError) else each.leader_epoch)
+
+    def _forget_deleted(self) -> None:
         known = self._engine.topics.all()
         if len(self._told) > 2 * len(known) + 100:
             living = {topic.id for topic in known.values()}

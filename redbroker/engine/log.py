@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redbroker.config import Settings
@@ -217,6 +217,13 @@ class Log:
             return Bounds(look.log_start, look.next, look.leader_epoch, look.written - look.trimmed, look.time)
 
         return await values(one(topic, number) for topic, number in partitions)
+
+    def by_master(self, partitions: Iterable[tuple[Topic, int]]) -> list[list[tuple[Topic, int]]]:
+        """The same, those of one Redis master together: who asks for each group by itself waits for no other master."""
+        groups: dict[Any, list[tuple[Topic, int]]] = {}
+        for each in partitions:
+            groups.setdefault(self._storage.master_of(self._partitions.get(*each).keys.state), []).append(each)
+        return list(groups.values())
 
     async def memory(self, topic: Topic) -> list[int]:
         """Bytes of Redis memory each partition takes, by MEMORY USAGE (large keys are sampled)."""

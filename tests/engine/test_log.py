@@ -13,10 +13,12 @@ from redbroker.config import Settings
 from redbroker.engine.connection import Storage
 from redbroker.engine.log import Append, Appended, Bounds, EpochEnd, Log, Read, ReadResult
 from redbroker.engine.partition import Partition
+from redbroker.engine.slots import key_slot
 from redbroker.engine.tail import Tail
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import Record, build_batch, iter_records, read_header, stamp
+from tests.support.clusters import Cluster
 
 pytestmark = pytest.mark.anyio
 
@@ -68,6 +70,23 @@ async def test_offsets_are_dense_and_a_read_gives_the_batches_as_they_were_sent(
     assert [stored.batch for stored in result.batches] == batches
     assert [stored.base_offset for stored in result.batches] == [0, 1, 11]
     assert (result.log_start, result.next, result.nbytes) == (0, 14, sum(map(len, batches)))
+
+
+async def test_partitions_are_put_together_by_the_master_that_has_them(cluster: Cluster) -> None:
+    settings = Settings(storage_url=cluster.url)
+    storage = await Storage.open(settings)
+    tail = Tail(storage, settings)
+    log = Log(storage, tail, settings)
+    topic = a_topic(partitions=20)
+    everything = [(topic, number) for number in range(20)]
+    groups = log.by_master(everything)
+    homes = [{cluster.master_of(key_slot(b"rb:{orders:%d}:log" % number)) for _, number in group} for group in groups]
+    assert len(groups) == 3
+    assert [len(home) for home in homes] == [1, 1, 1]
+    assert sorted((each for group in groups for each in group), key=lambda each: each[1]) == everything
+    await log.close()
+    await tail.close()
+    await storage.close()
 
 
 async def test_an_offset_inside_a_batch_gives_the_whole_batch(log: Log) -> None:

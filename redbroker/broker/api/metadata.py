@@ -10,7 +10,7 @@
   all of them. It is the only replica and the only one in sync: with every worker listed, the death of one would
   look like an under-replicated cluster in every tool, while nothing is lost; copies are Redis's business.
 * Leader epochs (v7+) are the partitions' own, remembered for a second (`broker.leader_epochs`): identical on every
-  worker, never lowered, -1 when unknown. While Redis is away the answer comes from the caches.
+  worker that can read them, never lowered, -1 when unknown. While Redis is away the answer comes from the caches.
 * v1 adds racks, the controller and is_internal; v2 the cluster id; v3 the throttle time; v5 offline replicas; v8 the
   authorized operations (always "not asked for": there are no ACLs); v9 is flexible; v13 adds a top-level error.
 """
