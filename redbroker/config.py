@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     worker_heartbeat_ms: int = Field(500, ge=50, description="How often a worker says it is alive.")
     worker_timeout_ms: int = Field(1_500, ge=200, description="A worker silent this long is dead; its partitions move.")
     metadata_refresh_ms: int = Field(
-        5_000, ge=100, description="Backstop for reloading topics when no change was announced."
+        5_000, ge=100, description="Backstop for reloading topics and counting replicas when no change was announced."
     )
 
     # --- topics ----------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     partitions_max: int = Field(10_000, ge=1, description="Most partitions one topic may have.")
     topics_max: int = Field(10_000, ge=1, description="Most topics in one key space.")
     min_insync_replicas: int | None = Field(
-        None, ge=1, le=9, description="Copies acks=all waits for; unset: one plus the configured replicas."
+        None, ge=1, le=9, description="Copies acks=all waits for; unset: one plus the master's replicas."
     )
     message_bytes_max: int = Field(1_048_588, ge=100, description="Default max.message.bytes of a topic.")
     producer_id_expiration_ms: int = Field(

@@ -82,7 +82,7 @@ async def test_redis_7_runs_every_script_of_topics_and_workers(redis7):
 async def test_a_cluster_spreads_partitions_and_keeps_metadata_together(cluster):
     settings = Settings(storage_url=cluster.url)
     async with Engine.open(settings) as one, Engine.open(settings) as two:
-        assert one.durability.copies() == 2  # a master and its replica
+        assert one.durability.copies_default == 2  # a master and its replica
         await one.workers.register("h", 1)
         topic = await one.topics.create("orders", 12)
         await until(lambda: two.topics.get("orders") == topic)

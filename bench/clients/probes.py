@@ -79,7 +79,7 @@ async def load(url: str, callers: int, seconds: float, record_bytes: int) -> dic
     async with Engine.open(Settings.load(storage_url=url)) as engine:
         proved = await engine.topics.create("proved", PARTITIONS)
         plain = await engine.topics.create("plain", PARTITIONS, {"min.insync.replicas": "1"})
-        if (engine.durability.copies(proved), engine.durability.copies(plain)) != (2, 1):
+        if (engine.durability.copies(proved, 0), engine.durability.copies(plain, 0)) != (2, 1):
             raise AssertionError("one replica is needed, in step from the start")
         batch = one_record_batch(b"x" * record_bytes)
         served, times, cpus, cpu = 0, [], [], time.process_time()

@@ -28,17 +28,19 @@ def command(
     async def work(engine: Engine) -> tuple[dict[str, Any], list[Finding]]:
         from redbroker.engine.checks import inspect
 
+        durability = engine.durability
         facts = {
             "storage": storage_name(settings),
             "masters": [str(address) for address in engine.storage.masters],
-            "replicas": engine.durability.replicas,
-            "replicas_known_from": engine.durability.source,
-            "copies_for_acks_all": engine.durability.copies(),
+            "replicas": durability.replicas_min,
+            "replicas_known_from": durability.source,
+            "copies_for_acks_all": durability.copies_default,
+            "copies_by_master": {at: durability.copies(None, slot) for at, slot in engine.storage.slots().items()},
             "workers": [f"{worker.host}:{worker.port}" for worker in engine.workers.live()],
             "topics": len(engine.topics.all()),
             "cluster_id": engine.cluster_id,
         }
-        return facts, await inspect(engine.storage, settings, engine.durability.replicas)
+        return facts, await inspect(engine.storage, settings, durability)
 
     facts, findings = with_engine(settings, work)
     risks = [finding for finding in findings if finding.level == "risk"]
@@ -58,6 +60,8 @@ FIELDS = ("level", "server", "sentence", "loses", "mend")
 def _print(facts: dict[str, Any], findings: list[Finding], risks: int) -> None:
     screen = console()
     for name, value in facts.items():
+        if isinstance(value, dict):
+            value = [f"{each} {number}" for each, number in value.items()]
         shown = ", ".join(value) or "none" if isinstance(value, list) else str(value)
         screen.print(f"{name.replace('_', ' '):<20} {shown}")
     screen.print()

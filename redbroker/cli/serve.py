@@ -28,7 +28,6 @@ from redbroker.errors import ErrorCode, KafkaError
 if TYPE_CHECKING:
     from redbroker.broker.server import Server
     from redbroker.config import Settings
-    from redbroker.engine.durability import Durability
 
 log = logging.getLogger("redbroker")
 
@@ -114,17 +113,11 @@ def ready_line(server: Server, engine: Engine) -> str:
         "ready",
         f"kafka {host}:{port}",
         f"storage {storage_name(engine.settings)}",
-        *([waited_for(engine.durability)] if not engine.settings.storage_url.startswith("embedded:") else []),
+        *([f"acks=all {engine.durability}"] if not engine.settings.storage_url.startswith("embedded:") else []),
         *([f"http {server.settings.http_host}:{server.http.port}"] if server.http else []),
         f"({workers} worker{'' if workers == 1 else 's'}, {_age_ms():.0f} ms)",
     ]
     return "  ".join(parts)
-
-
-def waited_for(durability: Durability) -> str:
-    """How many copies acks=all waits for, and who says so."""
-    copies = durability.copies()
-    return f"acks=all {copies} cop{'y' if copies == 1 else 'ies'} ({durability.known_from})"
 
 
 def _age_ms() -> float:

@@ -106,8 +106,8 @@ async def _open(settings: Settings, stack: contextlib.AsyncExitStack) -> Engine:
     durability = Durability(settings, storage.replicas, storage.source)
     census = Census(storage, MetaKeys(settings.key_prefix), settings, durability)
     if census.needed:
-        await census.learn(storage.replicas)
-    findings = await inspect(storage, settings, durability.replicas)
+        await census.start()
+    findings = await inspect(storage, settings, durability)
     if settings.strict:
         refuse_risks(findings)
     tail = Tail(storage, settings)

@@ -20,6 +20,7 @@ from redbroker.errors import ErrorCode, KafkaError
 if TYPE_CHECKING:
     from redbroker.config import Settings
     from redbroker.engine.connection import Storage
+    from redbroker.engine.durability import Durability
 
 VERSION_MIN = (7, 0)
 REPL_TIMEOUT_S = 15
@@ -192,11 +193,10 @@ def _copies(
             "acks=all is always refused", "add replicas, or leave min_insync_replicas unset",
         )  # fmt: skip
     most = max(seen, replicas)
-    if asked is None and replicas < seen:
+    if asked is None and settings.replicas is not None and replicas < seen:
         yield Finding(
             "risk", server, f"{seen} replicas are connected, and acks=all waits for {replicas}",
-            "a failover may promote one that lacks records acknowledged with acks=all",
-            "give every master as many and restart the workers" if settings.replicas is None else "raise replicas",
+            "a failover may promote one that lacks records acknowledged with acks=all", "raise replicas",
         )  # fmt: skip
     if asked is not None and asked < 1 + most:
         yield Finding(
@@ -208,11 +208,12 @@ def _copies(
         yield Finding("note", server, "there are no replicas", "a lost disk loses the log", "add a replica per master")
 
 
-async def inspect(storage: Storage, settings: Settings, replicas: int | None = None) -> list[Finding]:
+async def inspect(storage: Storage, settings: Settings, durability: Durability | None = None) -> list[Finding]:
     """Ask every master and judge what it answers, risks first; `StorageError` when one is too old.
 
-    `replicas` is how many each should have, as `Durability` knows it.
+    `durability` knows how many replicas each should have.
     """
+    slots = storage.slots()
     infos, configs, states = await asyncio.gather(
         storage.on_masters("INFO"),
         _allowed(storage, "CONFIG", "GET", *CONFIGS),
@@ -225,6 +226,7 @@ async def inspect(storage: Storage, settings: Settings, replicas: int | None = N
         check_version(server, info)
         flat = configs.get(server)
         config = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True)) if flat else None
+        replicas = durability.replicas(slots[server]) if durability and server in slots else None
         found += check_server(server, info, config, settings, embedded=embedded, replicas=replicas)
     if storage.cluster and not storage.knows_the_away and settings.replicas is None:
         found.append(

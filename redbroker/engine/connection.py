@@ -49,11 +49,10 @@ Route = Lane | Hold
 class Node:
     """One master and the two lanes to it."""
 
-    __slots__ = ("acks", "address", "calls", "replicas")
+    __slots__ = ("acks", "address", "calls")
 
     def __init__(self, storage: Storage, address: Address) -> None:
         self.address = address
-        self.replicas = 0
         self.calls = Lane(storage, address)
         self.acks = AckLane(storage, address)
 
@@ -77,6 +76,7 @@ class Storage:
         self.cluster = topology.cluster
         self.knows_the_away = topology.knows_the_away
         self.target = target
+        self.topology = topology
         self._loop = asyncio.get_running_loop()
         self._nodes: dict[Address, Node] = {}
         self._owners: list[Node] = []
@@ -89,6 +89,7 @@ class Storage:
         self._settling: dict[bytes, asyncio.Task[None]] = {}
         self._closed = False
         self._watchers: list[Callable[[], None]] = []
+        self._readers: list[Callable[[Topology], None]] = []
         self._apply(topology)
 
     @classmethod
@@ -110,7 +111,7 @@ class Storage:
     @property
     def replicas(self) -> int:
         """Replicas of the master that has the fewest, as last seen; those that are away count where they are known."""
-        return min(node.replicas for node in dict.fromkeys(self._owners))
+        return min(master.replicas for master in self.topology.masters)
 
     @property
     def heard_s(self) -> float:
@@ -188,8 +189,12 @@ class Storage:
 
     def each_master(self, *words: Word) -> dict[str, asyncio.Future[Any]]:
         """The same without waiting: each master answers, or fails, on its own."""
+        return {server: self._on_slot(slot, words) for server, slot in self.slots().items()}
+
+    def slots(self) -> dict[str, int]:
+        """One slot of each master, by its address."""
         slots = {node: slot for slot, node in enumerate(self._owners)}
-        return {str(node.address): self._on_slot(slot, words) for node, slot in slots.items()}
+        return {str(node.address): slot for node, slot in slots.items()}
 
     def _on_slot(self, slot: int, words: Iterable[Word]) -> Call:
         call = Call(loop=self._loop)
@@ -311,6 +316,10 @@ class Storage:
         """Call `callback` whenever a slot got another master."""
         self._watchers.append(callback)
 
+    def on_refresh(self, callback: Callable[[Topology], None]) -> None:
+        """Show `callback` the topology whenever it was read."""
+        self._readers.append(callback)
+
     def refresh_soon(self) -> None:
         """Look at the topology again, at most once per `REFRESH_PAUSE_S`; nothing to do for a single server."""
         single = not self.cluster and not self.target.sentinel and len(self.target.seeds) == 1
@@ -338,13 +347,15 @@ class Storage:
         """Take over a topology: owners, routes (holds stay), and calls that wait for a node which was replaced."""
         if topology.cluster != self.cluster:
             return  # a server of another kind took the address; calls to it will fail by themselves
+        self.topology = topology
+        for reader in self._readers:
+            reader(topology)
         count = SLOTS if self.cluster else 1
         first = self._node(topology.masters[0].address)
         before = self._seen
         self._owners = self._owners or [first] * count
         for master in topology.masters:
             node = self._node(master.address)
-            node.replicas = master.replicas
             for start, end in master.ranges:
                 self._owners[start : end + 1] = [node] * (end + 1 - start)
         self._calls[:] = self._routes(self._calls, [node.calls for node in self._owners])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
@@ -22,6 +23,7 @@ from redbroker.errors import ErrorCode
 ASKED_MAX = 8
 GRACE_S = 0.05
 PATIENCE_S = 2.0
+IN_STEP = re.compile(rb"state=online,offset=[1-9]")
 
 
 async def discover(target: Target, known: Iterable[Address] = (), *, timeout_s: float = PATIENCE_S) -> Topology:
@@ -126,21 +128,30 @@ def info_field(info: bytes, name: str) -> str:
     return ""
 
 
+def connected(replication: bytes) -> tuple[int, int]:
+    """How many replicas a master's INFO lists, and how many of them have yet to get their copy.
+
+    One that still loads what it was sent is "online" too, but has acknowledged no offset.
+    """
+    replicas = int(info_field(replication, "connected_slaves") or 0)
+    return replicas, replicas - len(IN_STEP.findall(replication))
+
+
 async def _ask_node(address: Address, access: Access, timeout_s: float) -> Topology:
     cluster, replication = await ask(address, access, ("INFO", "cluster"), ("INFO", "replication"), timeout_s=timeout_s)
     if info_field(cluster, "cluster_enabled") != "1":
         if info_field(replication, "role") != "master":
             raise ConnectionError("is a replica, its master is needed")
-        replicas = int(info_field(replication, "connected_slaves") or 0)
-        return Topology(False, (Master(address, ((0, 0),), replicas),), knows_the_away=False)
+        replicas, copying = connected(replication)
+        return Topology(False, (Master(address, ((0, 0),), replicas, copying),), knows_the_away=False)
     commands = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"), ("CLUSTER", "SHARDS"))
-    slots, state, shards = await ask(address, access, *commands, timeout_s=timeout_s, may_refuse=1)
+    slots, state, told = await ask(address, access, *commands, timeout_s=timeout_s, may_refuse=1)
     epoch = int(info_field(state, "cluster_current_epoch") or 0)
-    configured = None if shards is None else read_cluster_shards(shards)
-    if configured is None:
+    shards = None if told is None else read_cluster_shards(told)
+    if shards is None:
         (nodes,) = await ask(address, access, ("CLUSTER", "NODES"), timeout_s=timeout_s, may_refuse=1)
-        configured = None if nodes is None else read_cluster_nodes(nodes)
-    topology = read_cluster_slots(slots, address, epoch, configured)
+        shards = None if nodes is None else read_cluster_nodes(nodes)
+    topology = read_cluster_slots(slots, address, epoch, shards)
     if not topology.masters:
         raise ConnectionError("its cluster serves no slots yet")
     return topology
@@ -154,5 +165,6 @@ async def _ask_sentinel(address: Address, target: Target, timeout_s: float) -> T
     if info_field(role, "role") != "master":
         raise ConnectionError(f"names {master}, which is not a master (any more)")
     # Those that are away count, too: Sentinel knows them, and a master lists its own before Sentinel asks for them.
-    replicas = max(int(info_field(role, "connected_slaves") or 0), int(fields[b"num-slaves"]))
-    return Topology(False, (Master(master, ((0, 0),), replicas),), int(fields[b"config-epoch"]))
+    replicas, copying = connected(role)
+    replicas = max(replicas, int(fields[b"num-slaves"]))
+    return Topology(False, (Master(master, ((0, 0),), replicas, copying),), int(fields[b"config-epoch"]))

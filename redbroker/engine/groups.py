@@ -24,6 +24,7 @@ import orjson
 from redbroker.engine.group_values import pack, summary, unpack
 from redbroker.engine.keys import GroupKeys, MetaKeys
 from redbroker.engine.scripts import script
+from redbroker.engine.slots import key_slot
 from redbroker.engine.turns import Asked, Kept, Parked, Turn, take_turn
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.machines.classic_group import ClassicGroup
@@ -377,7 +378,7 @@ class Groups:
 
     async def acked(self, operation: str, keys: tuple[bytes, ...], args: Sequence[Any]) -> Any:
         """Run a script as durably as acks=all; REQUEST_TIMED_OUT when it ran, but too few copies have it."""
-        replicas = self._durability.copies() - 1
+        replicas = self._durability.copies(None, key_slot(keys[0])) - 1
         reply, acknowledged = await self.storage.run_acked(
             script(operation), keys, args, replicas=replicas, timeout_ms=self.settings.storage_timeout_ms
         )

@@ -79,7 +79,7 @@ class Log:
         tail: Tail,
         settings: Settings,
         *,
-        copies: Callable[[Topic], int] = lambda topic: 1,
+        copies: Callable[[Topic, int], int] = lambda topic, slot: 1,
         exists: Callable[[Topic], Awaitable[bool]] | None = None,
         refusal: Callable[[bytes], KafkaError | None] = lambda key: None,
         now: Callable[[], float] = time.monotonic,
@@ -136,7 +136,7 @@ class Log:
             answer: asyncio.Future[Appended | KafkaError] = asyncio.get_running_loop().create_future()
             answer.set_result(refusal)
             return answer
-        copies = self._copies(entry.topic) if acks == -1 else 1
+        copies = self._copies(entry.topic, partition.slot) if acks == -1 else 1
         return self._appends.submit(partition, entry.batch, entry.header, copies, timeout_ms)
 
     # --- read ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from redbroker.engine.keys import PartitionKeys
+from redbroker.engine.slots import key_slot
 from redbroker.types import TopicPartition
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Partition:
         "proved_in",
         "proved_written",
         "since",
+        "slot",
         "table_of",
         "told",
         "topic",
@@ -69,6 +71,7 @@ class Partition:
         self.topic = topic
         self.name = TopicPartition(topic.name, partition)
         self.keys = PartitionKeys(prefix, self.name)
+        self.slot = key_slot(self.keys.log)
         self.appended = 0  # script calls with batches so far
         self.appending: set[int] = set()  # the numbers of those under way
         self.failed = (0, 0.0)  # the newest of them when one last failed, and when that was in the loop's time

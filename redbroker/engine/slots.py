@@ -9,7 +9,7 @@ from __future__ import annotations
 from binascii import crc_hqx
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from redbroker.engine.target import Address
 
@@ -28,89 +28,104 @@ def key_slot(key: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Master:
-    """One master: its address, the slot ranges it serves (first and last, inclusive) and how many replicas it has."""
+    """One master: its address, the slot ranges it serves (first and last, inclusive) and how many replicas it has.
+
+    `copying` of them have yet to get their copy. `nodes` are the ids of all, the master's first, in a cluster.
+    """
 
     address: Address
     ranges: tuple[tuple[int, int], ...]
     replicas: int
+    copying: int = 0
+    nodes: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
     """All masters, as one server saw them; without a cluster there is one master and one slot, 0.
 
-    `knows_the_away` tells whether replicas that are away were counted.
+    `knows_the_away` tells whether replicas that are away were counted, `lost` dead masters that serve no slots: they
+    were replaced while away, and on Redis 7.0 nobody knows by whom.
     """
 
     cluster: bool
     masters: tuple[Master, ...]
     epoch: int = 0
     knows_the_away: bool = True
+    lost: tuple[str, ...] = ()
 
 
-def read_cluster_slots(reply: Sequence[Any], asked: Address, epoch: int, configured: int | None = 0) -> Topology:
+class Shards(NamedTuple):
+    """Node ids, those that are away included: the masters that serve slots, each with its replicas; who of them has yet
+    to get a copy; and who is lost.
+    """
+
+    nodes: tuple[tuple[str, ...], ...] = ()
+    copying: frozenset[str] = frozenset()
+    lost: tuple[str, ...] = ()
+
+
+def read_cluster_slots(reply: Sequence[Any], asked: Address, epoch: int, shards: Shards | None) -> Topology:
     """The topology in a CLUSTER SLOTS reply: `[[first, last, [host, port, id, …], replica…]…]`.
 
     An empty or null host means the host that was asked; "?" is a node whose name is not known yet. CLUSTER SLOTS is
-    silent about replicas that are away, so a master has at least the `configured` ones (None: unknown).
+    silent about replicas that are away, so those in `shards` are added (None: unknown).
     """
+    known = shards or Shards()
     ranges: dict[Address, list[tuple[int, int]]] = {}
-    replicas: dict[Address, int] = {}
-    for first, last, master, *others in reply:
-        address = announced(master[0], master[1], asked)
+    nodes: dict[Address, dict[str, None]] = {}
+    for first, last, *those in reply:
+        address = announced(those[0][0], those[0][1], asked)
         if address is None:
             continue
         ranges.setdefault(address, []).append((first, last))
-        replicas[address] = min(replicas.get(address, len(others)), len(others))
-    masters = (
-        Master(address, tuple(spans), max(replicas[address], configured or 0)) for address, spans in ranges.items()
-    )
-    return Topology(True, tuple(masters), epoch, configured is not None)
+        nodes.setdefault(address, {}).update((node[2].decode(), None) for node in those)
+    masters = []
+    for address, spans in ranges.items():
+        listed = nodes[address]
+        first_id = next(iter(listed))
+        listed.update((node, None) for shard in known.nodes if first_id in shard for node in shard)
+        copying = len(known.copying & listed.keys())
+        masters.append(Master(address, tuple(spans), len(listed) - 1, copying, tuple(listed)))
+    return Topology(True, tuple(masters), epoch, shards is not None, known.lost)
 
 
-def read_cluster_shards(reply: Sequence[Any]) -> int:
-    """The fewest replicas of a master in a CLUSTER SHARDS reply, `[[slots, […], nodes, [node…]]…]`, dead ones included.
+def read_cluster_shards(reply: Sequence[Any]) -> Shards:
+    """Who belongs together in a CLUSTER SHARDS reply, `[[slots, […], nodes, [[id, …, health, …]…]]…]`.
 
-    A master that was replaced while away is in its successor's shard, or, on Redis 7.0, in one of its own without
-    slots: then it counts where replicas are fewest.
+    A master that was replaced while away is in its successor's shard; on Redis 7.0 in one of its own, without slots.
     """
-    shards = [dict(zip(shard[::2], shard[1::2], strict=True)) for shard in reply]
-    replicas = sorted(len(shard[b"nodes"]) - 1 for shard in shards if shard[b"slots"])
-    alone = [
-        dict(zip(node[::2], node[1::2], strict=True))
-        for shard in shards
-        if not shard[b"slots"]
-        for node in shard[b"nodes"]
-    ]
-    for _ in range(sum(node[b"health"] == b"fail" for node in alone) if replicas else 0):
-        replicas[0] += 1
-        replicas.sort()
-    return replicas[0] if replicas else 0
+    shards: list[tuple[str, ...]] = []
+    copying: set[str] = set()
+    lost: list[str] = []
+    for fields in reply:
+        shard = dict(zip(fields[::2], fields[1::2], strict=True))
+        nodes = [dict(zip(node[::2], node[1::2], strict=True)) for node in shard[b"nodes"]]
+        health = {node[b"id"].decode(): node[b"health"] for node in nodes}
+        if shard[b"slots"]:
+            shards.append(tuple(health))
+            copying.update(node for node, state in health.items() if state == b"loading")
+        else:
+            lost += [node for node, state in health.items() if state == b"fail"]
+    return Shards(tuple(shards), frozenset(copying), tuple(lost))
 
 
-def read_cluster_nodes(reply: bytes) -> int:
-    """The same by CLUSTER NODES, `<id> <address> <flags> <master or -> … <link> [<slots>…]` a line."""
-    replicas: dict[str, int] = {}
-    followed, alone = [], 0
+def read_cluster_nodes(reply: bytes) -> Shards:
+    """The same by CLUSTER NODES, `<id> <address> <flags> <master or -> … <link> [<slots>…]` a line: nobody copies."""
+    replicas: dict[str, list[str]] = {}
+    masters, lost = [], []
     for line in reply.decode().splitlines():
         node, _, flags, master, *_, state = line.split(" ", 7)
         marks = flags.split(",")
         if "handshake" in marks:
             continue
         if master != "-":
-            followed.append(master)
+            replicas.setdefault(master, []).append(node)
         elif any(word[0] != "[" for word in state.split()[1:]):
-            replicas[node] = 0
-        else:
-            alone += "fail" in marks
-    for master in followed:
-        if master in replicas:
-            replicas[master] += 1
-    fewest = sorted(replicas.values())
-    for _ in range(alone if fewest else 0):
-        fewest[0] += 1
-        fewest.sort()
-    return fewest[0] if fewest else 0
+            masters.append(node)
+        elif "fail" in marks:
+            lost.append(node)
+    return Shards(tuple((master, *replicas.get(master, ())) for master in masters), lost=tuple(lost))
 
 
 def announced(host: bytes | str | None, port: int, asked: Address) -> Address | None:

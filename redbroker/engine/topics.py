@@ -22,6 +22,7 @@ import anyio
 import orjson
 
 from redbroker.engine.scripts import script
+from redbroker.engine.slots import key_slot
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.topic_config import parse_broker_config, parse_configs, static_configs, topic_defaults
 
@@ -369,7 +370,7 @@ class Topics:
 
     async def _write(self, name: str, keys: tuple[bytes, ...], args: tuple[Any, ...]) -> Any:
         """Run a script that changes metadata and wait until as many copies hold it as acks=all asks for."""
-        replicas = self._durability.copies() - 1
+        replicas = self._durability.copies(None, key_slot(keys[0])) - 1
         reply, acknowledged = await self._storage.run_acked(
             script(name), keys, args, replicas=replicas, timeout_ms=self._settings.storage_timeout_ms
         )

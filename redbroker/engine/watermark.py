@@ -68,7 +68,7 @@ NO_ROUND = Round(0.0, 0, 0.0)
 class Watermark:
     """The high watermarks of one process's partitions."""
 
-    def __init__(self, storage: Storage, tail: Tail, copies: Callable[[Topic], int]) -> None:
+    def __init__(self, storage: Storage, tail: Tail, copies: Callable[[Topic, int], int]) -> None:
         self._storage = storage
         self._tail = tail
         self._copies = copies
@@ -91,7 +91,7 @@ class Watermark:
 
     def replicas(self, partition: Partition) -> int:
         """How many replicas must hold a record before it is read."""
-        return self._copies(partition.topic) - 1
+        return self._copies(partition.topic, partition.slot) - 1
 
     # --- what is learnt ----------------------------------------------------------------------------------------
 

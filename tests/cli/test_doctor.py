@@ -33,5 +33,6 @@ def test_the_exit_code_tells_a_risk_a_note_and_a_server_that_is_away() -> None:
 def test_json_has_every_finding_whole(valkey: Server) -> None:
     told = command("doctor", "--format", "json", "--storage", valkey.url).json
     assert told["copies_for_acks_all"] == 1
+    assert told["copies_by_master"] == {valkey.address: 1}
     assert {"level", "server", "sentence", "loses", "mend"} == set(told["findings"][0])
     assert told["findings"][0]["level"] == "risk"

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from redbroker.config import Settings
+from redbroker.engine import Engine
 from redbroker.engine.acks import WAIT_SLICE_MS
 from redbroker.engine.slots import SLOTS, key_slot
 from redbroker.errors import ErrorCode, KafkaError
@@ -157,7 +159,7 @@ async def test_a_replica_that_is_away_at_the_start_is_waited_for_all_the_same(bi
                 return [node[1] for node in first[2:]] == alone and "fail " in flags
 
             wait_until(replaced, 20, what="the old master fails and its replica is alone")
-            async with opened(witness.url) as storage:
-                assert storage.replicas == 1
+            async with Engine.open(Settings(storage_url=witness.url)) as engine:
+                assert (engine.durability.copies_default, engine.durability.replicas_max) == (2, 1)
         finally:
             old.cont()

@@ -151,7 +151,7 @@ async def test_a_refusal_does_not_tell_of_what_may_be_stored_already_that_it_is_
         wait_until(lambda: "state=online" in master.info("slave0"), what="replica connects")
         wait_until(lambda: master.commands(("SET", "step", "1"), ("WAIT", 1, 500))[-1] == 1, what="replica is in step")
         async with opened(master.url) as storage:
-            log = Log(storage, tail := Tail(storage, Settings()), Settings(), copies=lambda topic: 2)
+            log = Log(storage, tail := Tail(storage, Settings()), Settings(), copies=lambda topic, slot: 2)
             topic = a_topic()
             assert places([await put(log, topic, produced(0), acks=-1)]) == [0]
             replica.stop()

@@ -560,7 +560,7 @@ async def test_batches_of_a_partition_that_must_be_opened_first_keep_their_order
 
 async def test_acks_all_without_enough_replicas_writes_nothing(storage: Storage) -> None:
     tail = Tail(storage, Settings())
-    log = Log(storage, tail, Settings(), copies=lambda topic: 2)
+    log = Log(storage, tail, Settings(), copies=lambda topic, slot: 2)
     topic = a_topic()
     answer = await put(log, topic, a_batch(), acks=-1)
     assert isinstance(answer, KafkaError)

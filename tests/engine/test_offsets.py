@@ -114,7 +114,7 @@ async def test_a_commit_waits_for_as_many_copies_as_acks_all(valkey: Server) -> 
 
 async def test_commits_reach_the_replicas_of_a_cluster(cluster: Any) -> None:
     async with opened(cluster) as engine:
-        assert engine.durability.copies() == 2
+        assert engine.durability.copies_default == 2
         names = [f"g{n}" for n in range(9)]
         await asyncio.gather(*(engine.offsets.commit(name, [Commit("orders", 0, 1)]) for name in names))
         found = await asyncio.gather(*(engine.offsets.fetch(name, [ORDERS]) for name in names))

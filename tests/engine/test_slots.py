@@ -6,6 +6,7 @@ import pytest
 
 from redbroker.engine.slots import (
     Master,
+    Shards,
     announced,
     key_slot,
     read_cluster_nodes,
@@ -24,29 +25,35 @@ def test_a_keys_slot_is_the_one_the_server_computes(cluster: Cluster, key: bytes
     assert key_slot(key) == cluster.nodes[0].command("CLUSTER", "KEYSLOT", key)
 
 
-def test_ranges_of_one_master_are_gathered_and_the_fewest_replicas_count() -> None:
-    one, two, spare = [b"h1", 1, b"id"], [b"", 2, b"id"], [b"h3", 3, b"id"]
-    topology = read_cluster_slots([[0, 5, one, spare, spare], [6, 9, two], [10, 12, one, spare]], ASKED, 4)
+def test_ranges_and_replicas_of_one_master_are_gathered() -> None:
+    one, two, spare = [b"h1", 1, b"a"], [b"", 2, b"b"], [b"h3", 3, b"c"]
+    topology = read_cluster_slots([[0, 5, one, spare], [6, 9, two], [10, 12, one, spare]], ASKED, 4, None)
     assert topology.masters == (
-        Master(Address("h1", 1), ((0, 5), (10, 12)), 1),
-        Master(Address("asked", 2), ((6, 9),), 0),
+        Master(Address("h1", 1), ((0, 5), (10, 12)), 1, nodes=("a", "c")),
+        Master(Address("asked", 2), ((6, 9),), 0, nodes=("b",)),
     )
-    assert topology.epoch == 4
+    assert (topology.epoch, topology.knows_the_away) == (4, False)
+    shards = Shards((("c", "a", "d", "e"), ("b", "f")), frozenset("df"), ("g",))
+    topology = read_cluster_slots([[0, 5, one, spare], [6, 9, two]], ASKED, 4, shards)
+    assert topology.masters == (
+        Master(Address("h1", 1), ((0, 5),), 3, 1, ("a", "c", "d", "e")),
+        Master(Address("asked", 2), ((6, 9),), 1, 1, ("b", "f")),
+    )
+    assert (topology.knows_the_away, topology.lost) == (True, ("g",))
 
 
-def test_replicas_that_are_away_count_and_a_replaced_master_counts_where_they_are_fewest() -> None:
-    up, down = [b"id", b"x", b"health", b"online"], [b"id", b"y", b"health", b"fail"]
+def test_cluster_shards_tells_who_belongs_together_who_copies_and_who_is_lost() -> None:
+    def node(name: bytes, health: bytes = b"online") -> list[bytes]:
+        return [b"id", name, b"health", health]
 
     def shard(slots: list[int], *nodes: list[bytes]) -> list[object]:
         return [b"slots", slots, b"nodes", list(nodes)]
 
-    assert read_cluster_shards([]) == 0
-    assert read_cluster_shards([shard([0, 5], up, down), shard([6, 9], up, up)]) == 1
-    assert read_cluster_shards([shard([0, 5], up), shard([6, 9], up, up), shard([], down)]) == 1
-    assert read_cluster_shards([shard([0, 5], up), shard([6, 9], up), shard([], down)]) == 0
-    assert read_cluster_shards([shard([0, 5], up), shard([], up)]) == 0  # a new master that has no slots yet
-    topology = read_cluster_slots([[0, 5, [b"h1", 1, b"id"]]], ASKED, 4, 1)
-    assert topology.masters == (Master(Address("h1", 1), ((0, 5),), 1),)
+    assert read_cluster_shards([]) == Shards()
+    full = [shard([0, 5], node(b"a"), node(b"b", b"fail")), shard([6, 9], node(b"c"), node(b"d", b"loading"))]
+    assert read_cluster_shards(full) == Shards((("a", "b"), ("c", "d")), frozenset("d"))
+    alone = [shard([], node(b"e", b"fail")), shard([], node(b"f"))]  # f is a new master that has no slots yet
+    assert read_cluster_shards(full + alone).lost == ("e",)
 
 
 def test_an_empty_host_is_the_host_that_was_asked_and_a_question_mark_is_nobody() -> None:
@@ -62,9 +69,7 @@ def test_cluster_nodes_tells_the_same_of_those_that_are_away() -> None:
 
     a, b = node("a", "myself,master", slots=" 0-5"), node("b", "master", slots=" 6-9 [3->-c]")
     of_a, of_b = node("c", "slave,fail", "a"), node("d", "slave", "b")
-    assert read_cluster_nodes(b"") == 0
-    assert read_cluster_nodes((a + b + of_a + of_b).encode()) == 1
-    assert read_cluster_nodes((a + b + of_b).encode()) == 0
-    assert read_cluster_nodes((a + b + of_b + node("e", "master,fail")).encode()) == 1
-    assert read_cluster_nodes((a + b + of_b + node("e", "master")).encode()) == 0  # a new master without slots yet
-    assert read_cluster_nodes((a + b + of_b + node("e", "handshake", "a")).encode()) == 0
+    others = node("e", "master,fail") + node("f", "master") + node("g", "handshake", "a")
+    assert read_cluster_nodes(b"") == Shards()
+    assert read_cluster_nodes((of_b + a + b + of_a).encode()) == Shards((("a", "c"), ("b", "d")))
+    assert read_cluster_nodes((a + b + of_b + others).encode()) == Shards((("a",), ("b", "d")), lost=("e",))

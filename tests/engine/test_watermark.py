@@ -68,7 +68,7 @@ async def a_log(server: Server, copies: int = 2) -> AsyncIterator[Log]:
     settings = Settings(storage_url=server.url)
     storage = await Storage.open(settings)
     tail = Tail(storage, settings)
-    log = Log(storage, tail, settings, copies=lambda topic: copies)
+    log = Log(storage, tail, settings, copies=lambda topic, slot: copies)
     try:
         yield log
     finally:
@@ -153,7 +153,7 @@ async def test_a_changed_number_of_copies_counts_at_once(pair: tuple[Server, Ser
     settings = Settings(storage_url=master.url)
     storage = await Storage.open(settings)
     tail = Tail(storage, settings)
-    log = Log(storage, tail, settings, copies=lambda topic: int(topic.configs.get("min.insync.replicas", "2")))
+    log = Log(storage, tail, settings, copies=lambda topic, slot: int(topic.configs.get("min.insync.replicas", "2")))
     try:
         await put(log, topic, acks=-1)
         replica.stop()

@@ -79,6 +79,17 @@ class Cluster:
                 node.start()
         wait_until(self.healthy, 30, "cluster heals")
 
+    def add_replica(self, master: Server) -> Server:
+        """Start one more replica of a master; it has yet to get its copy."""
+        replica = Server(*master.options, binary=master.binary).start()
+        self.nodes.append(replica)  # ended with the others
+        replica.command("CLUSTER", "MEET", "127.0.0.1", master.port)
+        node_id = master.command("CLUSTER", "MYID").decode()
+        wait_until(
+            lambda: replica.command("CLUSTER", "REPLICATE", node_id) == b"OK", what="the new node knows the master"
+        )
+        return replica
+
     def flush(self) -> None:
         """Forget all data and scripts on every master."""
         for node in self.nodes:

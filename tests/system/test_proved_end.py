@@ -32,7 +32,7 @@ async def a_pair(kind: str) -> AsyncIterator[tuple[Engine, Server]]:
         async with Engine.open(
             Settings(storage_url=master.url, num_partitions=1, compaction_dirty_bytes_min=1)
         ) as engine:
-            assert engine.durability.copies() == 2
+            assert engine.durability.copies_default == 2
             yield engine, replica
 
 
