@@ -76,13 +76,14 @@ class LeaderEpochs:
         return epochs + (UNKNOWN,) * (topic.partitions - len(epochs))
 
     def heard(self, topic: Topic, partition: int, epoch: int) -> None:
-        """The log just told this epoch: what is remembered is not fresh if it is older.
+        """The log just told this epoch: where an older one is remembered, the topic's others may be old, too.
 
-        A client that was fenced asks for metadata at once; told the old epoch for another `FRESH_S`, it would be fenced
-        again and again.
+        A client that was fenced asks for metadata at once; told the old epoch for another `FRESH_S`, as a read that is
+        under way may bring it, it would be fenced again and again.
         """
         told = self._told.get(topic.id)
         if told is not None and partition < len(told.epochs) and told.epochs[partition] < epoch:
+            told.epochs = (*told.epochs[:partition], epoch, *told.epochs[partition + 1 :])
             told.read_at = float("-inf")
 
     def _read_stale(self, topics: Iterable[Topic]) -> set[asyncio.Task[None]]:
