@@ -34,11 +34,11 @@ async def cut_back(storage: Storage, partition: TopicPartition) -> None:
 
 async def begin_epoch(storage: Storage, partition: TopicPartition) -> None:
     """Another master with all of the log: whoever comes next begins another leader epoch."""
-    state = PartitionKeys("rb", partition).state
+    state = PartitionKeys(storage.settings.key_prefix, partition).state
     await storage.call(state, "HSET", state, "rid", "0" * 40)
 
 
 async def _run(storage: Storage, partition: TopicPartition, source: str) -> None:
-    keys = PartitionKeys("rb", partition)
+    keys = PartitionKeys(storage.settings.key_prefix, partition)
     names = (keys.log, keys.state, keys.epochs)
     await storage.call(keys.log, "EVAL", source, 6, *names, *(name + b":kept" for name in names))
