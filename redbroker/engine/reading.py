@@ -134,13 +134,17 @@ class Reading:
     def _gather(self, entries: list[Any], look: Look) -> bool:
         """Take over what fits of the entries; True when nothing more does."""
         for id_, (_, batch) in entries:
-            epoch, _, last_text = id_.partition(b"-")
-            last = int(last_text)
+            epoch_text, _, last_text = id_.partition(b"-")
+            epoch, last = int(epoch_text), int(last_text)
+            if epoch > look.leader_epoch:  # the connection was lost in between: another master's answer, of its log
+                if self._batches:
+                    return True
+                raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, f"{self.partition.name}: a leader epoch has begun.")
             if last < self._offset:
                 continue
             if last >= look.next or (self._batches and self._nbytes + len(batch) > self._budget):
                 return True
-            self._batches.append(StoredBatch(batch, last - LAST_OFFSET_DELTA(batch, 23)[0], int(epoch)))
+            self._batches.append(StoredBatch(batch, last - LAST_OFFSET_DELTA(batch, 23)[0], epoch))
             self._nbytes += len(batch)
             self._offset = last + 1
         return self._nbytes >= self._budget

@@ -302,3 +302,41 @@ async def test_whatever_comes_between_readers_have_in_the_end_what_the_log_has(v
     async with a_world(valkey.url, random.Random(seed)) as world:
         await world.run(SECONDS)
     assert world.counts["read"] > 100 and world.counts["went back"], world.counts
+
+
+async def test_a_log_cut_back_between_the_two_calls_of_a_read_is_read_again(valkey: Any) -> None:
+    """As when the connection is lost behind the first answer, and the second call is sent again to another master."""
+    async with a_world(valkey.url, random.Random(1)) as world:
+        first, storage = TopicPartition("orders", 0), world.storage
+        log, other = (Log(storage, tail, storage.settings) for tail in world.tails[:2])
+        await log.open_partitions(world.topic)
+
+        async def append(through: Log, times: int) -> None:
+            batch = build_batch([Record(0, 1_000, None, b"", [])])
+            for _ in range(times):
+                await through.append([Append(world.topic, 0, batch, read_header(batch))], acks=1, timeout_ms=1000)
+
+        await append(log, 7)
+        await keep(storage, first)
+        await append(log, 3)
+        call = storage.call
+
+        def late(key: bytes, command: str, *words: Any) -> asyncio.Future[Any]:
+            async def after_a_failover() -> Any:
+                await cut_back(storage, first)
+                await append(other, 5)
+                return await call(key, command, *words)
+
+            if command != "XRANGE":
+                return call(key, command, *words)
+            storage.call = call  # type: ignore[method-assign]
+            return asyncio.ensure_future(after_a_failover())
+
+        storage.call = late  # type: ignore[method-assign]
+        [result] = await log.read([Read(world.topic, 0, 9, 1 << 20, 1)], max_bytes=1 << 20)
+        assert isinstance(result, KafkaError), result.batches
+        assert result.code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+        [result] = await log.read([Read(world.topic, 0, 9, 1 << 20, 1)], max_bytes=1 << 20)
+        assert isinstance(result, KafkaError) and result.code == ErrorCode.FENCED_LEADER_EPOCH
+        await other.close()
+        await log.close()
