@@ -206,9 +206,10 @@ class Fetcher:
         self._first = (self._first + 1) % len(ready)  # the first has the first claim on the room: take turns
         ready = ready[self._first :] + ready[: self._first]
         most = self._config.max_partition_fetch_bytes
+        by_id = self._engine.topics.by_id  # its configs may have changed
         reads = [
-            Read(each.topic, each.partition.partition, each.fetch, min(most, share - each.buffered_bytes),
-                 each.leader_epoch)
+            Read(by_id(each.topic.id) or each.topic, each.partition.partition, each.fetch,
+                 min(most, share - each.buffered_bytes), each.leader_epoch)
             for each in ready if each.topic is not None
         ]  # fmt: skip
         versions = [each.version for each in ready]

@@ -115,6 +115,25 @@ async def test_a_start_so_long_ago_is_found_by_time_and_a_trimmed_reader_goes_th
         assert await values(consumer, 2) == [b"a", b"b"]
 
 
+async def test_a_topic_is_read_as_it_is_configured_now(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many copies a reader waits for is its topic's min.insync.replicas."""
+    topic, log = await orders(connection, b"a"), connection.engine.log
+    read, asked = log.read, []
+
+    async def noting(reads: Any, **options: Any) -> Any:
+        asked.append(reads[0].topic)
+        return await read(reads, **options)
+
+    monkeypatch.setattr(log, "read", noting)
+    async with reader(connection) as consumer:
+        consumer.assign([FIRST])
+        assert await values(consumer, 1) == [b"a"]
+        changed = await connection.engine.topics.configure("orders", {"min.insync.replicas": "1"})
+        await append(connection, topic, b"b")
+        assert await values(consumer, 1) == [b"b"]
+        assert asked[-1] is changed
+
+
 async def test_what_was_decoded_and_not_handed_out_before_a_log_was_cut_back_is_read_anew(
     connection: Connection,
 ) -> None:
