@@ -268,37 +268,40 @@ class Fetcher:
         bounds = await self._bounds(each)
         if each.version != version:
             return
-        if each.position > bounds.next and await self._check_truncation(each):
+        each.wait_until_s = time.monotonic() + RETRY_S
+        if each.position > bounds.next and each.epoch >= 0:
+            await self._check_truncation(each)
             return
         if each.position < bounds.log_start:
             why = f"the log was trimmed to {bounds.log_start}, past its position {each.position}"
-        else:
+        elif each.position > bounds.next:
             why = f"position {each.position} lies behind the log end {bounds.next}"
+        else:
+            return  # the log has grown since, or become another: read again
         log.warning("%s: %s.", each.partition, why)
         await self.reset(each, why)
 
-    async def _check_truncation(self, each: Position) -> bool:
-        """After a failover: whether the log was cut back before what was handed out (KIP-320); then go back, or tell.
+    async def _check_truncation(self, each: Position) -> None:
+        """After a failover: where the log was cut back before what was handed out (KIP-320), go back, or tell.
 
         What was fetched and not handed out is fetched again: it may be of what was cut off. Until it is known that
-        nothing was, the old leader epoch stays what reads claim, so that none of them passes the cut. True, too, where
-        the caller has sought elsewhere meanwhile.
+        nothing was, the old leader epoch stays what reads claim, so that none of them passes the cut.
         """
         assert each.topic is not None
         self._put_back(each)
         each.forget_buffer()
         if each.epoch < 0:
             each.leader_epoch = -1
-            return False
+            return
         version = each.version
         [end] = await self._engine.log.epoch_end([(each.topic, each.partition.partition, each.epoch)])
         if isinstance(end, KafkaError):
             raise end
         if each.version != version:
-            return True
+            return
         each.leader_epoch = end.leader_epoch
         if end.end_offset >= each.position:
-            return False
+            return
         cut = LogTruncated(each.partition, each.position, end.end_offset)
         log.warning("%s", cut)
         if self._config.auto_offset_reset == "none":
@@ -309,4 +312,3 @@ class Fetcher:
             each.leader_epoch = end.leader_epoch
         else:
             await self.reset(each, "its epoch is unknown to the log")
-        return True

@@ -134,6 +134,23 @@ async def test_a_topic_is_read_as_it_is_configured_now(connection: Connection, m
         assert asked[-1] is changed
 
 
+async def test_a_position_that_the_log_has_reached_by_the_time_it_is_looked_at_stays(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, log = await orders(connection, b"a", b"b"), connection.engine.log
+
+    async def bounds(partitions: Any) -> Any:
+        monkeypatch.undo()
+        await append(connection, topic, b"c", b"d")
+        return await log.bounds(partitions)
+
+    async with reader(connection) as consumer:
+        monkeypatch.setattr(log, "bounds", bounds)
+        consumer.assign([FIRST])
+        await consumer.seek(FIRST, 3)
+        assert await values(consumer, 1) == [b"d"]
+
+
 async def test_what_was_decoded_and_not_handed_out_before_a_log_was_cut_back_is_read_anew(
     connection: Connection,
 ) -> None:
