@@ -96,7 +96,7 @@ class Consumer:
         engine = self._engine_kept = await self._stack.enter_async_context(engine_of(self._shared, self._settings))
         self._assignment.topics = engine.topics
         keep_pages(self._config.prefetch_bytes)
-        self._fetcher = Fetcher(engine, self._config, self._positions, self._commits.last)
+        self._fetcher = Fetcher(engine, self._config, self._positions, self._commits.last, self._hand.put_back)
         self._start("fetching", self._fetcher.run())
         if self._config.enable_auto_commit and self._config.group_id:
             self._start("committing", self._commits.now_and_then())

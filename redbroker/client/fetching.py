@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from redbroker.client.positions import EARLIEST, LATEST, LogTruncated, Position
-from redbroker.engine.log import Bounds, EpochEnd, Read, ReadResult
+from redbroker.engine.log import Bounds, Read, ReadResult
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.types import TopicPartition
 
@@ -68,12 +68,17 @@ class Rest:
 
 
 class Fetcher:
-    """Fills the buffers of `positions`; `arrived` is set whenever the caller may find something new."""
+    """Fills the buffers of `positions`; `arrived` is set whenever the caller may find something new.
+
+    `put_back` takes away what was decoded of a partition and not handed out.
+    """
 
     def __init__(
-        self, engine: Engine, config: ConsumerConfig, positions: dict[TopicPartition, Position], committed: LastWord
-    ) -> None:
+        self, engine: Engine, config: ConsumerConfig, positions: dict[TopicPartition, Position], committed: LastWord,
+        put_back: Callable[[Position], None],
+    ) -> None:  # fmt: skip
         self._engine, self._config, self._positions, self._committed = engine, config, positions, committed
+        self._put_back = put_back
         self.arrived = asyncio.Event()
         self.rest = Rest()
         self.last_error: KafkaError | None = None
@@ -201,9 +206,10 @@ class Fetcher:
         self._first = (self._first + 1) % len(ready)  # the first has the first claim on the room: take turns
         ready = ready[self._first :] + ready[: self._first]
         most = self._config.max_partition_fetch_bytes
+        by_id = self._engine.topics.by_id  # its configs may have changed
         reads = [
-            Read(each.topic, each.partition.partition, each.fetch, min(most, share - each.buffered_bytes),
-                 each.leader_epoch)
+            Read(by_id(each.topic.id) or each.topic, each.partition.partition, each.fetch,
+                 min(most, share - each.buffered_bytes), each.leader_epoch)
             for each in ready if each.topic is not None
         ]  # fmt: skip
         versions = [each.version for each in ready]
@@ -232,7 +238,7 @@ class Fetcher:
         last = result.batches[-1]
         end = last.base_offset + int.from_bytes(last.batch[23:27], "big") + 1
         each.log_start, each.log_end, each.leader_epoch = result.log_start, result.next, result.leader_epoch
-        each.take_in(result.batches, end, last.leader_epoch, result.nbytes)
+        each.take_in(result.batches, end, result.nbytes)
 
     async def _refused(self, each: Position, error: KafkaError) -> None:
         """What a refused read means for the partition."""
@@ -255,50 +261,54 @@ class Fetcher:
             each.wait_until_s = time.monotonic() + RETRY_S
 
     async def _out_of_range(self, each: Position) -> None:
-        if each.batches:  # what is buffered is still good; look again when it was handed out
+        if each.position < each.fetch:  # what was fetched is still good; look again when it was handed out
             each.wait_until_s = time.monotonic() + RETRY_S
             return
         version = each.version
         bounds = await self._bounds(each)
         if each.version != version:
             return
-        if each.position > bounds.next and await self._check_truncation(each):
+        each.wait_until_s = time.monotonic() + RETRY_S
+        if each.position > bounds.next and each.epoch >= 0:
+            await self._check_truncation(each)
             return
         if each.position < bounds.log_start:
             why = f"the log was trimmed to {bounds.log_start}, past its position {each.position}"
-        else:
+        elif each.position > bounds.next:
             why = f"position {each.position} lies behind the log end {bounds.next}"
+        else:
+            return  # the log has grown since, or become another: read again
         log.warning("%s: %s.", each.partition, why)
         await self.reset(each, why)
 
-    async def _check_truncation(self, each: Position) -> bool:
-        """After a failover: whether the log was cut back before what was read (KIP-320); then go back, or tell."""
+    async def _check_truncation(self, each: Position) -> None:
+        """After a failover: where the log was cut back before what was handed out (KIP-320), go back, or tell.
+
+        What was fetched and not handed out is fetched again: it may be of what was cut off. Until it is known that
+        nothing was, the old leader epoch stays what reads claim, so that none of them passes the cut.
+        """
         assert each.topic is not None
-        each.leader_epoch = -1
-        if each.fetch_epoch < 0:
-            return False
-        number, version = each.partition.partition, each.version
-        epochs = [(each.topic, number, each.fetch_epoch), (each.topic, number, max(each.epoch, 0))]
-        fetched, handed = await self._engine.log.epoch_end(epochs)
-        for end in (fetched, handed):
-            if isinstance(end, KafkaError):
-                raise end
-        assert isinstance(fetched, EpochEnd) and isinstance(handed, EpochEnd)
-        if each.version != version:
-            return False
-        each.leader_epoch = fetched.leader_epoch
-        if fetched.end_offset >= each.fetch:
-            return False
+        self._put_back(each)
         each.forget_buffer()
-        if each.epoch < 0 or handed.end_offset >= each.position:
-            return False
-        cut = LogTruncated(each.partition, each.position, handed.end_offset)
+        if each.epoch < 0:
+            each.leader_epoch = -1
+            return
+        version = each.version
+        [end] = await self._engine.log.epoch_end([(each.topic, each.partition.partition, each.epoch)])
+        if isinstance(end, KafkaError):
+            raise end
+        if each.version != version:
+            return
+        each.leader_epoch = end.leader_epoch
+        if end.end_offset >= each.position:
+            return
+        cut = LogTruncated(each.partition, each.position, end.end_offset)
         log.warning("%s", cut)
         if self._config.auto_offset_reset == "none":
             each.error = cut
             self.arrived.set()
-        elif handed.end_offset >= 0:
-            each.place(handed.end_offset)
+        elif end.end_offset >= 0:
+            each.place(end.end_offset, end.epoch)
+            each.leader_epoch = end.leader_epoch
         else:
             await self.reset(each, "its epoch is unknown to the log")
-        return True

@@ -45,8 +45,7 @@ class Position:
     """One assigned partition. It starts at `wanted_time_ms` or `wanted_reset`, else at what is committed."""
 
     __slots__ = (
-        "batches", "buffered_bytes", "committed", "done", "epoch", "error", "fetch", "fetch_epoch", "held",
-        "leader_epoch", "log_end",
+        "batches", "buffered_bytes", "committed", "done", "epoch", "error", "fetch", "held", "leader_epoch", "log_end",
         "log_start", "moved_s", "partition", "paused", "position", "topic", "version", "wait_until_s", "wanted_reset",
         "wanted_time_ms",
     )  # fmt: skip
@@ -54,8 +53,8 @@ class Position:
     def __init__(self, partition: TopicPartition, topic: Topic | None) -> None:
         self.partition, self.topic = partition, topic
         self.position = self.fetch = self.done = UNPLACED
-        self.epoch = self.fetch_epoch = -1  # of the last record handed out, and of the last one fetched
-        self.leader_epoch = -1  # of the log, as last read
+        self.epoch = -1  # of the last record handed out
+        self.leader_epoch = -1  # of the log, as last read: what reads claim
         self.log_start = self.log_end = -1
         self.batches: deque[StoredBatch] = deque()
         self.buffered_bytes = 0
@@ -93,7 +92,7 @@ class Position:
         """Go on from an offset; what was fetched is forgotten."""
         self.forget_buffer()
         self.position = self.fetch = self.done = offset
-        self.epoch = self.fetch_epoch = epoch
+        self.epoch = self.leader_epoch = epoch
         self.wanted_reset = self.wanted_time_ms = self.error = None
         self.wait_until_s = 0.0
         self.version += 1
@@ -108,14 +107,14 @@ class Position:
         """Fetch again what was not handed out yet."""
         self.batches.clear()
         self.buffered_bytes = 0
-        self.fetch, self.fetch_epoch = self.position, self.epoch
+        self.fetch = self.position
         self.version += 1
 
-    def take_in(self, batches: Iterable[StoredBatch], end: int, epoch: int, nbytes: int) -> None:
+    def take_in(self, batches: Iterable[StoredBatch], end: int, nbytes: int) -> None:
         """Buffer what was fetched: the log is read up to `end` by it."""
         self.batches.extend(batches)
         self.buffered_bytes += nbytes
-        self.fetch, self.fetch_epoch = end, epoch
+        self.fetch = end
 
     def next_batch(self) -> StoredBatch:
         """The oldest buffered batch, taken out of the buffer."""

@@ -304,6 +304,7 @@ class Groups:
     async def _swap(self, kept: Kept, turn: Turn, batch: Batch, *, mind_time: bool) -> bool:
         """Write a turn's group if Redis still has the one it was made from, and, to mind time, still at its time."""
         mind_time = mind_time and waits(kept.group)
+        known = kept.version or b"0"  # of what the turn was made from, whatever others load meanwhile
         if kept.group is None:
             await self.note(kept.name, turn.group)  # listed first: nobody may be left with a group nobody looks after
         keys, token = kept.keys, secrets.token_hex(6)
@@ -311,7 +312,7 @@ class Groups:
             script("swap_group"),
             (keys.state, keys.head, keys.sessions, keys.beats, keys.assignment, keys.wake),
             (
-                kept.version or b"0",
+                known,
                 token,
                 pack(turn.group),
                 int(turn.wake),
@@ -339,15 +340,17 @@ class Groups:
 
     async def load(self, kept: Kept) -> bool:
         """Read a group unless it is known already; True when there is no group, but offsets."""
-        keys, began_s = kept.keys, self._loop.time()
+        keys, began_s, known = kept.keys, self._loop.time(), kept.version or b""
         version, now_ms, offsets_only, value = await self.storage.run(
-            script("load_group"), (keys.state, keys.head, keys.offsets), (kept.version or b"",)
+            script("load_group"), (keys.state, keys.head, keys.offsets), (known,)
         )
         kept.saw(now_ms)
         took_ms = (self._loop.time() - began_s) * 1000
         if took_ms > STALE_MS:
             kept.was_deaf(took_ms)
-        if version != kept.version:
+        if version == known and kept.version is None:  # forgotten meanwhile, and no value was told
+            return await self.load(kept)
+        if version not in (known, kept.version):
             kept.have(bytes(version), unpack(value))
         return bool(offsets_only)
 

@@ -292,8 +292,9 @@ class Tail:
                 self._storage.refresh_soon()
                 return
             self._subscribers[address] = subscriber
-        self._unplaced.difference_update(names)
-        subscriber.subscribe(name for name in names if name in self._channels)
+        here = [name for name in names if name in self._channels and self._storage.master_of(name) == address]
+        self._unplaced.difference_update(here)  # the others have moved on, or are gone, while the connection was opened
+        subscriber.subscribe(here)
 
     def _sweep(self) -> None:
         """Drop subscriptions nobody has waited on for `wait_idle_ms`."""

@@ -179,16 +179,18 @@ class Tender:
                 await self._groups.unlist(name)
             return
         watch.missed = 0
+        checking = self._loop.time() >= watch.check_s
+        if checking:
+            watch.check_s = self._loop.time() + self._settings.offsets_retention_check_ms / 1000
+        watch.next_s = self._next_s(seen, watch)  # before whatever is awaited: a change meanwhile may bring it forward
         if seen.due:
             log.info("Group %r: the sessions of %d members are over.", name, len(seen.due))
             await self._groups.change(name, Expire(seen.due))
         elif 0 < seen.deadline_ms <= seen.now_ms:
             await self._groups.change(name, Tick())
         await self._mend_list(name, seen)
-        if self._loop.time() >= watch.check_s:
-            watch.check_s = self._loop.time() + self._settings.offsets_retention_check_ms / 1000
+        if checking:
             await self._forget_old_offsets(name, seen)
-        watch.next_s = self._next_s(seen, watch)
 
     async def _look(self, name: str, watch: Watch) -> Seen:
         """What is due; nothing at all when members may have been silent through no fault of theirs."""
@@ -233,6 +235,8 @@ class Tender:
         group with members does not read any more.
         """
         group, known = await self._groups.versioned(name)
+        if known != seen.version:
+            return  # changed since it was looked at, perhaps by that look: its phase has just begun
         entries = await self._offsets.entries(name)
         empty = group is None or not group.members
         simple = group is None or not group.protocol_type

@@ -216,8 +216,7 @@ class Topics:
             (keys.topics, keys.versions, keys.changes),
             (name, topic_id.hex, count, orjson.dumps(overrides), self._settings.topics_max),
         )
-        self._needed = max(self._needed, int(version))
-        topic = self._put(name, _pack(topic_id, count, overrides, int(created)))
+        topic = self._wrote(int(version), name, _pack(topic_id, count, overrides, int(created)))
         await self._open(topic, 0)
         return topic
 
@@ -394,8 +393,7 @@ class Topics:
                 await self._write("swap_topic", (keys.topics, keys.versions, keys.changes), (name, stored, packed))
             )
             if version:
-                self._needed = max(self._needed, version)
-                return before, self._put(name, packed)
+                return before, self._wrote(version, name, packed)
         raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, f"Topic {name} is being changed by too many others.")
 
     async def _open(self, topic: Topic, first: int) -> None:
@@ -428,6 +426,14 @@ class Topics:
         self._stored[name] = stored
         return topic
 
+    def _wrote(self, version: int, name: str, stored: bytes) -> Topic:
+        """Cache what this process has written, unless what it has read since then is newer: copies take their time."""
+        self._needed = max(self._needed, version)
+        if version > int(self._known or 0):
+            return self._put(name, stored)
+        made, newer = self._make(name, stored), self._topics.get(name)
+        return made if newer is None or newer.id != made.id else newer
+
     def _bump(self) -> None:
         self.version += 1
         for callback in tuple(self._watchers):
@@ -457,7 +463,7 @@ class Topics:
             if now - since > LEFTOVER_S:
                 if await self._storage.call(self._keys.deleted, "HEXISTS", self._keys.deleted, topic.hex):
                     await self._drop(topic)
-                del self._leftovers[topic_id]
+                self._leftovers.pop(topic_id, None)  # a reload may have seen meanwhile that it is done
 
 
 def _pack(topic_id: UUID, partitions: int, configs: Mapping[str, str], created_ms: int) -> bytes:

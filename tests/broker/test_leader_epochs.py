@@ -214,3 +214,18 @@ async def test_an_epoch_heard_while_its_master_is_silent_is_told(
     epochs.heard(topic, 1, 8)
     assert await epochs.of([topic]) == [(5, 8)]
     log.silent.set()
+
+
+async def test_an_epoch_heard_while_older_ones_are_read_is_told(
+    epochs: LeaderEpochs, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = a_topic()
+    await epochs.of([topic])
+    monkeypatch.setattr(leader_epochs, "FRESH_S", 60.0)
+    epochs._told[topic.id].read_at = float("-inf")
+    async with anyio.create_task_group() as group:
+        group.start_soon(epochs.of, [topic])
+        while len(log.asked) < 4:
+            await anyio.lowlevel.checkpoint()
+        epochs.heard(topic, 1, 8)  # by a Fetch whose answer came between
+    assert await epochs.of([topic]) == [(5, 8)]

@@ -12,7 +12,9 @@ from redbroker.client.connection import Connection
 from redbroker.client.consumer_config import ConsumerConfig
 from redbroker.client.fetching import Fetcher, Rest
 from redbroker.client.positions import Position
+from redbroker.errors import ErrorCode, KafkaError
 from redbroker.types import TopicPartition
+from tests.support.cuts import cut_back, keep
 from tests.support.reading import FIRST, append, orders, reader, until, values
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +69,7 @@ def test_partitions_share_the_room_and_are_filled_again_when_half_empty() -> Non
         TopicPartition("orders", number): Position(TopicPartition("orders", number), None) for number in range(4)
     }
     unused: Any = None
-    fetcher = Fetcher(unused, ConsumerConfig(prefetch_bytes=400), positions, unused)
+    fetcher = Fetcher(unused, ConsumerConfig(prefetch_bytes=400), positions, unused, unused)
     assert fetcher.share == 100
     ended: list[int] = []
     fetcher.rest.end = lambda: ended.append(1)  # type: ignore[method-assign]
@@ -111,3 +113,81 @@ async def test_a_start_so_long_ago_is_found_by_time_and_a_trimmed_reader_goes_th
         await connection.engine.log.trim([(topic, 0, 1)])
         await consumer.seek(FIRST, 0)
         assert await values(consumer, 2) == [b"a", b"b"]
+
+
+async def test_a_topic_is_read_as_it_is_configured_now(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many copies a reader waits for is its topic's min.insync.replicas."""
+    topic, log = await orders(connection, b"a"), connection.engine.log
+    read, asked = log.read, []
+
+    async def noting(reads: Any, **options: Any) -> Any:
+        asked.append(reads[0].topic)
+        return await read(reads, **options)
+
+    monkeypatch.setattr(log, "read", noting)
+    async with reader(connection) as consumer:
+        consumer.assign([FIRST])
+        assert await values(consumer, 1) == [b"a"]
+        changed = await connection.engine.topics.configure("orders", {"min.insync.replicas": "1"})
+        await append(connection, topic, b"b")
+        assert await values(consumer, 1) == [b"b"]
+        assert asked[-1] is changed
+
+
+async def test_a_position_that_the_log_has_reached_by_the_time_it_is_looked_at_stays(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, log = await orders(connection, b"a", b"b"), connection.engine.log
+
+    async def bounds(partitions: Any) -> Any:
+        monkeypatch.undo()
+        await append(connection, topic, b"c", b"d")
+        return await log.bounds(partitions)
+
+    async with reader(connection) as consumer:
+        monkeypatch.setattr(log, "bounds", bounds)
+        consumer.assign([FIRST])
+        await consumer.seek(FIRST, 3)
+        assert await values(consumer, 1) == [b"d"]
+
+
+async def test_what_was_decoded_and_not_handed_out_before_a_log_was_cut_back_is_read_anew(
+    connection: Connection,
+) -> None:
+    topic = await orders(connection, b"a", b"b")
+    await keep(connection.engine.storage, FIRST)
+    await append(connection, topic, b"c", b"d")
+    async with reader(connection) as consumer:
+        consumer.assign([FIRST])
+        position = consumer._positions[FIRST]
+        await until(lambda: position.fetch == 4)
+        assert (await anext(consumer)).value == b"a"
+        await cut_back(connection.engine.storage, FIRST)
+        await append(connection, topic, b"e", b"f", b"g")
+        await until(lambda: position.leader_epoch > 1)
+        assert [(await anext(consumer)).value for _ in range(4)] == [b"b", b"e", b"f", b"g"]
+
+
+@pytest.mark.parametrize("meanwhile", ["Redis is away", "the caller pauses"])
+async def test_no_read_passes_a_cut_whose_check_came_to_nothing(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    topic, log = await orders(connection, b"a", b"b"), connection.engine.log
+    await keep(connection.engine.storage, FIRST)
+    await append(connection, topic, b"c", b"d")
+    async with reader(connection) as consumer:
+        consumer.assign([FIRST])
+        assert await values(consumer, 4) == [b"a", b"b", b"c", b"d"]
+
+        async def epoch_end(wants: Any) -> Any:
+            monkeypatch.undo()
+            if meanwhile == "Redis is away":
+                return [KafkaError(ErrorCode.REQUEST_TIMED_OUT, "Redis is away.")] * len(wants)
+            consumer.pause(FIRST)
+            consumer.resume(FIRST)
+            return await log.epoch_end(wants)
+
+        monkeypatch.setattr(log, "epoch_end", epoch_end)
+        await cut_back(connection.engine.storage, FIRST)
+        await append(connection, topic, b"e", b"f", b"g")
+        assert await values(consumer, 3) == [b"e", b"f", b"g"]

@@ -24,7 +24,7 @@ def position(*counts: int, number: int = 0) -> Position:
     end = 0
     for epoch, count in enumerate(counts, 1):
         batch = build_batch([Record(place, 1_000, None, b"") for place in range(count)])
-        of.take_in([StoredBatch(batch, end, epoch)], end + count, epoch, len(batch))
+        of.take_in([StoredBatch(batch, end, epoch)], end + count, len(batch))
         end += count
     return of
 
@@ -137,6 +137,6 @@ def test_batches_without_records_move_the_position_on() -> None:
     hand, of = Hand(), Position(TopicPartition("orders", 0), None)
     of.place(0)
     marker = build_batch([Record(0, 1_000, b"\0\0\0\1", b"\0\0\0\0\0\0")], control=True, transactional=True)
-    of.take_in([StoredBatch(marker, 0, 1)], 1, 1, len(marker))
+    of.take_in([StoredBatch(marker, 0, 1)], 1, len(marker))
     assert not load(hand, of)
     assert (of.position, of.done) == (1, 1)

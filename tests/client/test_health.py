@@ -81,7 +81,7 @@ def test_the_lag_in_time_is_the_age_of_the_oldest_record_that_waits() -> None:
     assert lag_s([of, other], hand, 10_000) == 0
     for each, time_ms in ((of, 7_000), (other, 8_000)):
         batch = build_batch([Record(0, time_ms, None, b""), Record(1, 9_500, None, b"")])
-        each.take_in([StoredBatch(batch, 5, 1)], 7, 1, len(batch))
+        each.take_in([StoredBatch(batch, 5, 1)], 7, len(batch))
     assert lag_s([of, other], hand, 10_000) == 3
     assert hand.load({of.partition: of}, ConsumerConfig(), lambda of, before: None)
     assert lag_s([of, other], hand, 10_000) == 3  # decoded, but not handed out

@@ -29,13 +29,13 @@ def test_lag_is_what_was_not_handed_out_up_to_the_log_end_as_last_heard_of() -> 
 def test_a_seek_forgets_what_was_fetched_in_hand_wished_for_and_refused() -> None:
     of = Position(FIRST, None)
     of.place(0)
-    of.take_in([StoredBatch(bytes(100), 0, 3)], 5, 3, 100)
+    of.take_in([StoredBatch(bytes(100), 0, 3)], 5, 100)
     of.position, of.epoch, of.error, of.wait_until_s = 2, 3, not_assigned(FIRST), 1e9
     before = of.version
     of.unplace(EARLIEST)
     assert (of.placed, of.in_hand, of.wanted_reset, of.buffered_bytes, of.error) == (False, False, EARLIEST, 0, None)
     of.place(7)
-    assert (of.position, of.fetch, of.done, of.epoch, of.fetch_epoch) == (7, 7, 7, -1, -1)
+    assert (of.position, of.fetch, of.done, of.epoch, of.leader_epoch) == (7, 7, 7, -1, -1)
     assert (of.wanted_reset, of.wait_until_s) == (None, 0.0)
     assert of.version > before
 
@@ -43,13 +43,13 @@ def test_a_seek_forgets_what_was_fetched_in_hand_wished_for_and_refused() -> Non
 def test_a_buffer_that_is_forgotten_is_fetched_again_from_what_was_not_handed_out() -> None:
     of = Position(FIRST, None)
     of.place(0, 1)
-    of.take_in([StoredBatch(bytes(60), 0, 2), StoredBatch(bytes(40), 5, 2)], 9, 2, 100)
-    assert (of.fetch, of.fetch_epoch, of.buffered_bytes) == (9, 2, 100)
+    of.take_in([StoredBatch(bytes(60), 0, 2), StoredBatch(bytes(40), 5, 2)], 9, 100)
+    assert (of.fetch, of.buffered_bytes) == (9, 100)
     assert of.next_batch().base_offset == 0
     assert of.buffered_bytes == 40
     of.position, before = 3, of.version
     of.forget_buffer()
-    assert (of.fetch, of.fetch_epoch, of.buffered_bytes, of.done) == (3, 1, 0, 0)
+    assert (of.fetch, of.buffered_bytes, of.done) == (3, 0, 0)
     assert of.version > before
 
 

@@ -423,6 +423,45 @@ async def test_workers_that_fight_over_a_group_lose_nobody(valkey: Server) -> No
         assert valkey.command("EXISTS", "rb:{g:g}:beats", "rb:{g:g}:sessions") == 0
 
 
+async def test_a_group_that_is_looked_at_while_its_first_member_is_listed_loses_nobody_of_another_worker(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(valkey) as one, opened(valkey) as two:
+        other, note = Member(two.groups, "g", "b"), one.groups.note
+
+        async def slowly(*words: Any, **options: Any) -> None:
+            await note(*words, **options)
+            monkeypatch.undo()
+            await other.enter()
+            await one.groups.get("g")  # as DescribeGroups does
+
+        monkeypatch.setattr(one.groups, "note", slowly)
+        await one.groups.change("g", Member(one.groups, "g", "a").join_event())
+        group = await two.groups.get("g")
+        assert group is not None and other.member_id in group.members
+
+
+async def test_a_group_that_is_forgotten_while_it_is_loaded_is_not_taken_for_none(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member, run = Member(engine.groups, "g", "a"), engine.storage.run
+    await member.enter()
+
+    async def away() -> None:
+        raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, "A call before this one was given up.")
+
+    async def late(script: Any, *words: Any, **options: Any) -> Any:
+        reply = await run(script, *words, **options)
+        if script.name == "load_group":
+            monkeypatch.undo()
+            assert await refused(engine.groups.answered("g", away())) is ErrorCode.COORDINATOR_NOT_AVAILABLE
+        return reply
+
+    monkeypatch.setattr(engine.storage, "run", late)
+    group = await engine.groups.get("g")
+    assert group is not None and member.member_id in group.members
+
+
 async def test_a_lost_answer_does_not_make_a_member_twice(engine: Engine, valkey: Server) -> None:
     kept = engine.groups._keep("g")
     event = Member(engine.groups, "g", "a").join_event()

@@ -438,37 +438,6 @@ async def test_a_leader_epoch_that_changes_while_a_read_looks_elsewhere_hides_no
     assert [stored.base_offset for stored in other.batches] == [0]
 
 
-async def test_a_failover_between_look_and_range_cuts_off_nothing_in_silence(
-    log: Log, storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    topic, stem = a_topic(), "rb:{orders:0}:"
-    await log.open_partitions(topic)
-    keys = [stem + name for name in ("log", "state", "epochs")]
-    await put(log, topic, a_batch())
-    copies = [await storage.call(b"x", "DUMP", key) for key in keys]
-    for _ in range(2):
-        await put(log, topic, a_batch())
-    assert (await get(log, topic, 0)).next == 3
-    ranged = log.partitions.range
-
-    async def on_another_master(*what: Any) -> Any:
-        """The range is answered by a master that lacks two records and has written three others."""
-        for key, copy in zip(keys, copies, strict=True):
-            await storage.call(b"x", "RESTORE", key, 0, copy, "REPLACE")
-        await storage.call(b"x", "HSET", stem + "state", "rid", "0" * 40)
-        for _ in range(3):
-            await put(log, topic, a_batch())
-        return await ranged(*what)
-
-    def range_later(*what: Any) -> Any:
-        monkeypatch.setattr(log.partitions, "range", ranged)
-        return asyncio.ensure_future(on_another_master(*what))
-
-    monkeypatch.setattr(log.partitions, "range", range_later)
-    refused = await get(log, topic, 2, epoch=1)
-    assert isinstance(refused, KafkaError) and refused.code == ErrorCode.FENCED_LEADER_EPOCH
-
-
 async def test_an_append_wakes_a_waiting_reader_at_once(log: Log) -> None:
     topic = a_topic()
     await put(log, topic, a_batch())

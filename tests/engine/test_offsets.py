@@ -284,6 +284,23 @@ async def test_members_keep_the_offsets_of_what_they_read(valkey: Server) -> Non
         assert list(await engine.offsets.fetch("g")) == [ORDERS]
 
 
+async def test_a_group_is_not_taken_for_empty_since_its_last_member_came(valkey: Server) -> None:
+    async with opened(valkey, **EXPIRING | {"offsets_retention_check_ms": 20}) as engine:
+        await engine.workers.register("h", 1)
+        member = Member(engine.groups, "g", "a", session_timeout_ms=400)
+        await member.enter()
+        await engine.offsets.commit("g", [Commit("orders", 0, 1)], **of(member))
+        age(valkey, "g", 11)  # nothing has come since to be committed
+
+        async def expired() -> bool:
+            group = await engine.groups.get("g")
+            return group is None or not group.members
+
+        await until(expired)
+        await asyncio.sleep(0.2)
+        assert (await engine.offsets.fetch("g"))[ORDERS].offset == 1
+
+
 async def test_an_offset_is_a_plain_value() -> None:
     assert Committed(1) == (1, -1, "", -1)
     assert NOTHING.offset == -1

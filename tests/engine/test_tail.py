@@ -12,7 +12,9 @@ import pytest
 from redbroker.config import Settings
 from redbroker.engine.connection import Storage
 from redbroker.engine.slots import key_slot
+from redbroker.engine.subscriber import Subscriber
 from redbroker.engine.tail import Tail
+from redbroker.engine.target import Access, Address
 from redbroker.errors import KafkaError
 from tests.support.clusters import Cluster
 from tests.support.servers import Server
@@ -181,6 +183,27 @@ async def test_a_lost_subscription_wakes_its_waiters_and_is_made_again() -> None
             await asyncio.sleep(0)
             await announce(storage, ONE, 1)
             assert await last is True
+
+
+async def test_a_channel_that_moves_while_its_connection_is_opened_is_listened_to_where_it_is(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server() as other:
+        async with a_tail(valkey.url) as (storage, tail):
+            masters = [storage.master_of(ONE), Address("127.0.0.1", other.port)]
+            monkeypatch.setattr(storage, "master_of", lambda key: masters[0])
+            open_ = Subscriber.open
+
+            async def slowly(self: Subscriber, access: Access, timeout_s: float) -> None:
+                await open_(self, access, timeout_s)
+                masters[:] = masters[1:] or masters
+
+            monkeypatch.setattr(Subscriber, "open", slowly)
+            await settled(tail, ONE)
+            wait = waiting(tail, {ONE: 0}, 10)
+            await asyncio.sleep(0)
+            other.command("SPUBLISH", ONE.decode(), "1 10")
+            assert await wait is True
 
 
 async def test_subscriptions_follow_their_slots_through_migration_and_failover(cluster: Cluster) -> None:

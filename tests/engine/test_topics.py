@@ -304,6 +304,26 @@ async def test_a_deletion_cut_short_is_finished_by_whoever_notices(storage, topi
     assert await storage.call(KEYS.deleted, "HLEN", KEYS.deleted) == 0
 
 
+@pytest.mark.anyio
+async def test_a_deletion_that_two_finish_at_once_ends_nothing_else(storage, topics, log, monkeypatch):
+    await topics.create("orders")
+    log.away = True
+    await topics.delete("orders")
+    monkeypatch.setattr(module, "LEFTOVER_S", 0.0)
+    await topics.reload()
+
+    async def drop(topic: Topic) -> None:
+        monkeypatch.undo()
+        await storage.call(KEYS.deleted, "HDEL", KEYS.deleted, topic.hex)  # another worker was faster
+        await worker(storage, log).create("payments")
+        await topics.reload()
+
+    log.away = False
+    monkeypatch.setattr(topics, "_drop_partitions", drop)
+    await topics._finish_deletions()
+    assert topics._leftovers == {}
+
+
 # --- change ---------------------------------------------------------------------------------------------------
 
 
@@ -346,6 +366,26 @@ async def test_changes_made_at_once_are_all_kept(storage, topics, log):
     topic = topics.get("orders")
     assert topic is not None
     assert (dict(topic.configs), topic.partitions) == (dict.fromkeys(names, "77"), 8)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("change", ["create", "grow"])
+async def test_a_change_whose_copies_take_their_time_hides_no_later_one(storage, topics, log, monkeypatch, change):
+    other, run_acked = worker(storage, log), storage.run_acked
+    if change == "grow":
+        await topics.create("orders", 1)
+
+    async def late(*words: Any, **options: Any) -> Any:
+        reply = await run_acked(*words, **options)
+        monkeypatch.undo()
+        await other.grow("orders", 5)
+        await topics.reload()
+        return reply
+
+    monkeypatch.setattr(storage, "run_acked", late)
+    await (topics.create("orders", 1) if change == "create" else topics.grow("orders", 3))
+    await topics.reload()
+    assert topics.get("orders").partitions == 5
 
 
 @pytest.mark.anyio

@@ -244,11 +244,15 @@ def refused(wanted: WantedPartition, error: KafkaError, request: Any) -> Any:
 async def diverged(
     readings: list[Reading], answers: dict[WantedPartition, Any], request: Any, ctx: Context
 ) -> list[Reading]:
-    """Answers the partitions whose last fetched epoch ended before the wanted offset; gives those left to read."""
+    """Answers the partitions whose last fetched epoch ended before the wanted offset; gives those left to read.
+
+    They are read in the leader epoch they were checked in, or the log might be cut back while the client waits.
+    """
     claims = [(wanted, topic) for wanted, topic, _ in readings if wanted.last_fetched_epoch >= 0]
     if not claims:
         return readings
     ends = await ctx.engine.log.epoch_end([(topic, one.partition, one.last_fetched_epoch) for one, topic in claims])
+    checked_in: dict[WantedPartition, int] = {}
     for (wanted, _), end in zip(claims, ends, strict=True):
         if isinstance(end, KafkaError):
             answers[wanted] = refused(wanted, outdated(end, ctx.engine.topics, ctx.version >= IDS_FROM), request)
@@ -257,7 +261,13 @@ async def diverged(
         elif end.epoch < wanted.last_fetched_epoch or end.end_offset < wanted.fetch_offset:
             answers[wanted] = refused(wanted, KafkaError(ErrorCode.NONE), request)
             answers[wanted].diverging_epoch = Diverging(epoch=end.epoch, end_offset=end.end_offset)
-    return [reading for reading in readings if reading[0] not in answers]
+        elif wanted.current_leader_epoch < 0:
+            checked_in[wanted] = end.leader_epoch
+    return [
+        (wanted, topic, read._replace(leader_epoch=checked_in.get(wanted, read.leader_epoch)))
+        for wanted, topic, read in readings
+        if wanted not in answers
+    ]
 
 
 async def explain(readings: Sequence[Reading], answers: dict[WantedPartition, Any], ctx: Context) -> list[Any]:

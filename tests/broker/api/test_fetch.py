@@ -13,9 +13,11 @@ from redbroker.broker.api import metadata, produce
 from redbroker.broker.api.fetch import API
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
+from redbroker.types import TopicPartition
 from redbroker.wire import schema
 from redbroker.wire.records import read_header
 from redbroker.wire.schema import NULL_UUID
+from tests.support.cuts import cut_back, keep
 from tests.support.door import Door, a_batch, only, records_of
 
 pytestmark = pytest.mark.anyio
@@ -296,6 +298,31 @@ async def test_a_last_fetched_epoch_that_ended_earlier_tells_where(door: Door) -
     assert (told.diverging_epoch.epoch, told.diverging_epoch.end_offset) == (epoch, 2)
     told = only(await fetch(door, part(last_fetched_epoch=epoch + 1)), "responses", "partitions")
     assert told.error_code == ErrorCode.OFFSET_OUT_OF_RANGE
+
+
+async def test_a_log_cut_back_while_a_client_waits_is_told_to_it_though_it_knows_no_leader_epoch(door: Door) -> None:
+    storage, first = door.engine.storage, TopicPartition("orders", 0)
+    topic = await door.topic()
+    await put(door, a_batch(b"a", b"b"))
+    await keep(storage, first)
+    await put(door, a_batch(b"c"))
+    await put(door, a_batch(b"d"))
+    epoch = read_header((await fetch_one(door)).records).partition_leader_epoch
+    waiting = part(offset=4, last_fetched_epoch=epoch)
+    told: list[Any] = []
+
+    async def wait() -> None:
+        told.append(only(await fetch(door, waiting, topic=topic, max_wait_ms=5_000), "responses", "partitions"))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await anyio.sleep(0.1)
+        await cut_back(storage, first)
+        for value in (b"e", b"f", b"g"):
+            await put(door, a_batch(value))
+    assert (told[0].error_code, records_of(told[0])) == (ErrorCode.FENCED_LEADER_EPOCH, [])
+    told = [only(await fetch(door, waiting, topic=topic), "responses", "partitions")]
+    assert (told[0].diverging_epoch.epoch, told[0].diverging_epoch.end_offset) == (epoch, 2)
 
 
 async def test_an_unknown_topic_has_its_own_error_by_name_and_by_id(door: Door) -> None:
