@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import random
 import time
 from typing import Any
 
@@ -12,10 +15,12 @@ from redbroker.client.connection import Connection
 from redbroker.client.consumer_config import ConsumerConfig
 from redbroker.client.fetching import Fetcher, Rest
 from redbroker.client.positions import Position
+from redbroker.engine.log import Log
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.types import TopicPartition
-from tests.support.cuts import cut_back, keep
+from tests.support.cuts import begin_epoch, cut_back, keep
 from tests.support.reading import FIRST, append, orders, reader, until, values
+from tests.support.slow import Slow
 
 pytestmark = pytest.mark.anyio
 
@@ -191,3 +196,81 @@ async def test_no_read_passes_a_cut_whose_check_came_to_nothing(
         await cut_back(connection.engine.storage, FIRST)
         await append(connection, topic, b"e", b"f", b"g")
         assert await values(consumer, 3) == [b"e", b"f", b"g"]
+
+
+async def test_whatever_comes_between_consumers_have_in_the_end_what_the_log_has(connection: Connection) -> None:
+    """Consumers that take one or many, pause and are slow, while logs are cut back or only get new leader epochs."""
+    chance, engine, changing, reading = random.Random(1), connection.engine, True, True
+    places = [TopicPartition("orders", number) for number in range(4)]
+    topic = await engine.topics.create("orders", len(places), {"retention.ms": "-1"})
+    slow: Any = Slow(engine.storage, chance)
+    engine.log = Log(slow, engine.tail, engine.settings)
+    sent = itertools.count()
+
+    async def pause(most_s: float) -> None:
+        await asyncio.sleep(chance.random() * most_s)
+
+    async def produce() -> None:
+        while changing:
+            values = [b"%d" % next(sent) for _ in range(chance.randint(1, 4))]
+            await append(connection, topic, *values, partition=chance.randrange(len(places)))
+            await pause(0.004)
+
+    async def fail_over() -> None:
+        while changing:
+            await begin_epoch(engine.storage, chance.choice(places[2:]))
+            await pause(0.1)
+
+    async def cut() -> None:
+        while changing:
+            place = chance.choice(places[:2])
+            await keep(engine.storage, place)
+            await pause(0.2)
+            await cut_back(engine.storage, place)
+            await pause(0.2)
+
+    async def consume(read: dict[tuple[int, int], Any]) -> None:
+        """Note what was read last at each offset."""
+        quiet = 0
+        async with reader(connection, prefetch_bytes=chance.choice((2_000, 20_000, 1 << 20))) as consumer:
+            consumer.assign(places)
+            while quiet < 100:  # until 2 s after the last change
+                some = []
+                if chance.random() < 0.5:
+                    some = await consumer.getmany(chance.choice((1, 7, 500)), timeout_ms=20)
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0.02):
+                            for _ in range(chance.choice((3, 30, 300))):
+                                some.append(await anext(consumer))
+                                await pause(0.02 if chance.random() < 0.05 else 0)
+                for each in some:
+                    assert each.offset == 0 or (each.partition, each.offset - 1) in read, "records were skipped"
+                    read[each.partition, each.offset] = each.value
+                quiet = 0 if some or reading else quiet + 1
+                if chance.random() < 0.1:
+                    place = chance.choice(places)
+                    consumer.pause(place)
+                    await pause(0.02)
+                    consumer.resume(place)
+
+    reads: list[dict[tuple[int, int], Any]] = [{} for _ in range(6)]
+    changes = [asyncio.create_task(each) for each in (produce(), produce(), fail_over(), cut())]
+    consumers = [asyncio.create_task(consume(read)) for read in reads]
+    await asyncio.wait([*changes, *consumers], timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    changing = False
+    await asyncio.gather(*changes)
+    for place in places:
+        await append(connection, topic, b"the end", partition=place.partition)
+    reading = False
+    await asyncio.gather(*consumers)
+    there: dict[tuple[int, int], Any] = {}
+    async with reader(connection) as consumer:
+        consumer.assign(places)
+        ends = await consumer.end_offsets()
+        while len(there) < sum(ends.values()):
+            there |= {(each.partition, each.offset): each.value for each in await consumer.getmany()}
+    for read in reads:
+        assert {place: read.get(place) for place in there} == there
+    await engine.log.close()
+    await slow.close()
