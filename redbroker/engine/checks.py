@@ -158,7 +158,8 @@ def _replication(server: str, info: Mapping[str, str], known: Mapping[str, str])
         yield Finding(
             "note", server, "min-replicas-to-write is 0",
             "a master cut off from its replicas takes records with acks=0 and 1 that the failover loses",
-            "CONFIG SET min-replicas-to-write 1 min-replicas-max-lag 2",
+            "CONFIG SET min-replicas-to-write 1 min-replicas-max-lag 2; while no replica is in step groups stop then,"
+            " too, and no worker starts",
         )  # fmt: skip
     timeout_s = known.get("repl-timeout", "")
     if timeout_s.isdigit() and int(timeout_s) > REPL_TIMEOUT_S:
@@ -185,7 +186,7 @@ def _copies(
         yield Finding(
             "risk", server, f"{seen} of {replicas} replicas are connected",
             "acks=all is refused while min.insync.replicas needs them",
-            "start the missing replicas" + ("" if settings.replicas else ", or set replicas if they are gone for good"),
+            f"start the missing replicas; gone for good: {_forget(info, settings)}, then restart the workers",
         )  # fmt: skip
     if asked is not None and asked > 1 + replicas:
         yield Finding(
@@ -206,6 +207,17 @@ def _copies(
         )  # fmt: skip
     if replicas == 0 and not embedded:
         yield Finding("note", server, "there are no replicas", "a lost disk loses the log", "add a replica per master")
+
+
+def _forget(info: Mapping[str, str], settings: Settings) -> str:
+    """How acks=all is told not to wait for replicas that will never come back."""
+    if settings.replicas is not None:
+        return "lower replicas"
+    if settings.storage_url.startswith(("redis+sentinel:", "rediss+sentinel:")):
+        return "SENTINEL RESET on every Sentinel"
+    if info.get("cluster_enabled") == "1":
+        return "CLUSTER FORGET on every node"
+    return f"DEL {settings.key_prefix}:{{meta}}:replicas"
 
 
 async def inspect(storage: Storage, settings: Settings, durability: Durability | None = None) -> list[Finding]:

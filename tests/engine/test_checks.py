@@ -74,6 +74,21 @@ def test_more_replicas_than_known_are_a_risk_only_where_the_setting_keeps_them_f
     assert (finding.level, finding.mend) == ("risk", "raise replicas")
 
 
+@pytest.mark.parametrize(
+    ("info", "settings", "how"),
+    [
+        ({"cluster_enabled": "1"}, Settings(), "CLUSTER FORGET on every node"),
+        ({}, Settings(storage_url="redis+sentinel://a:26379/main"), "SENTINEL RESET on every Sentinel"),
+        ({}, Settings(storage_url="redis://a:6379", key_prefix="mine"), "DEL mine:{meta}:replicas"),
+        ({}, Settings(replicas=2), "lower replicas"),
+    ],
+)
+def test_a_replica_that_is_gone_for_good_comes_with_what_makes_acks_all_forget_it(info, settings, how):
+    [finding] = check_server("a:1", GOOD_INFO | info, GOOD_CONFIG, settings, replicas=2)
+    assert finding.sentence == "1 of 2 replicas are connected"
+    assert finding.mend == f"start the missing replicas; gone for good: {how}, then restart the workers"
+
+
 def test_what_concerns_replicas_is_told_only_where_there_are_some():
     alone = findings({"connected_slaves": "0"}, {"min-replicas-to-write": "0", "repl-timeout": "60"})
     assert [finding.sentence for finding in alone] == ["there are no replicas"]
