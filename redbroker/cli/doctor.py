@@ -65,7 +65,7 @@ def _print(facts: dict[str, Any], findings: list[Finding], *, strict: bool) -> N
         shown = ", ".join(value) or "none" if isinstance(value, list) else str(value)
         screen.print(f"{name.replace('_', ' '):<20} {shown}")
     screen.print()
-    alike: dict[tuple[str, ...], list[str]] = {}  # masters are mostly set up alike: one finding, and where it is true
+    alike: dict[tuple[str, ...], list[str]] = {}  # servers are mostly set up alike: one finding, and where it is true
     for each in findings:
         alike.setdefault((each.level, each.sentence, each.loses, each.mend), []).append(each.server)
     for (level, sentence, loses, mend), servers in alike.items():
@@ -76,7 +76,6 @@ def _print(facts: dict[str, Any], findings: list[Finding], *, strict: bool) -> N
             screen.print(f"        mend: [bold]{mend}[/]")
     if any(mend.startswith("CONFIG SET") for *_, mend in alike):
         screen.print("CONFIG SET lasts until the server restarts; CONFIG REWRITE keeps it.")
-        screen.print("Give the replicas the same: they may be promoted, and are not looked at here.")
     risks = sum(level == "risk" for level, *_ in alike)
     notes = len(alike) - risks
     if risks:

@@ -8,7 +8,7 @@ from redbroker.config import Settings
 from redbroker.engine.checks import Finding, check_server, check_version, inspect, parse_info, refuse_risks
 from redbroker.engine.connection import Storage
 from redbroker.engine.target import StorageError
-from tests.support.servers import Server
+from tests.support.servers import Server, wait_until
 
 GOOD_INFO = {"redis_version": "7.2.4", "connected_slaves": "1", "aof_enabled": "1", "aof_last_write_status": "ok"}
 GOOD_CONFIG = {
@@ -154,3 +154,24 @@ async def test_a_server_that_forbids_config_is_used_all_the_same():
         finally:
             await storage.close()
     assert "CONFIG GET is forbidden here (usual for managed Redis)" in {finding.sentence for finding in found}
+
+
+@pytest.mark.anyio
+async def test_a_replica_that_would_keep_nothing_once_promoted_is_a_risk_of_its_own():
+    with (
+        Server("--appendonly", "yes", "--appendfsync", "always") as master,
+        Server("--replicaof", f"127.0.0.1 {master.port}", "--appendfsync", "always") as replica,
+    ):
+        wait_until(lambda: "state=online" in master.info("slave0"), what="replica connects")
+        storage = await Storage.open(Settings(storage_url=master.url))
+        try:
+            found = await inspect(storage, Settings(storage_url=master.url))
+            risks = [(finding.server, finding.sentence) for finding in found if finding.level == "risk"]
+            assert risks == [(replica.address, "appendonly is no")]
+            replica.command("CONFIG", "SET", "appendonly", "yes")
+            assert replica.address not in {each.server for each in await inspect(storage, Settings())}
+            replica.command("CONFIG", "SET", "requirepass", "other")
+            [unseen] = [each for each in await inspect(storage, Settings()) if each.server == replica.address]
+            assert (unseen.level, "could not be looked at" in unseen.sentence) == ("note", True)
+        finally:
+            await storage.close()
