@@ -118,6 +118,8 @@ async def observe(broker: Broker) -> tuple[bool, bytes]:
     write_partitions(text, led, partitions, own, kafka_names=settings.metrics_kafka_names)
     await asyncio.sleep(0)
     await write_groups(text, broker, groups, await engine.survey.groups(groups))
+    counted = [(labelled(node=at), engine.durability.replicas(slot)) for at, slot in engine.storage.slots().items()]
+    text.family("redbroker_redis_replicas_counted", "gauge", "Replicas that this worker counts for acks=all.", counted)
     write_nodes(text, nodes, [address for address in nodes if workers.coordinator(f"redis:{address}").node_id == own])
     text.family(
         "redbroker_metrics_left_out", "gauge", "What is beyond metrics_partitions_max, metrics_groups_max.",

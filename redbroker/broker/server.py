@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 0.25  # how often time-outs and the loop's lag are looked at
 BACKLOG = 1_024
+REGISTER_RETRY_S = 2.0
 
 
 class Server:
@@ -114,8 +116,22 @@ class Server:
         for listening in self._listener.sockets:  # accepted sockets inherit it: half-open clients are found out
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.port = int(self._listener.sockets[0].getsockname()[1])
+        await self._register()
+
+    async def _register(self) -> None:
+        """Join the workers. A Redis that takes no write now (its disk is full, no replica is in step) is waited for."""
         host, port = self.advertised
-        await self.engine.workers.register(host, port, self.settings.rack)
+        ends = time.monotonic() + self.settings.storage_start_ms / 1000
+        while True:
+            try:
+                await self.engine.workers.register(host, port, self.settings.rack)
+                return
+            except KafkaError as refused:
+                left_s = ends - time.monotonic()
+                if not refused.retriable or left_s <= 0:
+                    raise
+                log.warning("Waiting up to %.0f s more for the storage (storage_start_ms): %s", left_s, refused.message)
+                await asyncio.sleep(min(REGISTER_RETRY_S, left_s))
 
     def _take_http_port(self) -> None:
         """First of all: clients must not hear of a worker that ends because this port is taken."""

@@ -48,7 +48,7 @@ def command(
         told = [{name: getattr(finding, name) for name in FIELDS} for finding in findings]
         print_json({**facts, "findings": told})
     else:
-        _print(facts, findings, len(risks))
+        _print(facts, findings, strict=strict)
     if risks or (strict and findings):
         raise typer.Exit(AT_RISK)
 
@@ -57,7 +57,7 @@ AT_RISK = 3
 FIELDS = ("level", "server", "sentence", "loses", "mend")
 
 
-def _print(facts: dict[str, Any], findings: list[Finding], risks: int) -> None:
+def _print(facts: dict[str, Any], findings: list[Finding], *, strict: bool) -> None:
     screen = console()
     for name, value in facts.items():
         if isinstance(value, dict):
@@ -65,11 +65,22 @@ def _print(facts: dict[str, Any], findings: list[Finding], risks: int) -> None:
         shown = ", ".join(value) or "none" if isinstance(value, list) else str(value)
         screen.print(f"{name.replace('_', ' '):<20} {shown}")
     screen.print()
-    for finding in findings:
-        mark = "[red]✗ risk[/]" if finding.level == "risk" else "[yellow]· note[/]"
-        screen.print(f"{mark}  {finding.server}: {finding.sentence}")
-        screen.print(f"        {finding.loses}")
-        if finding.mend:
-            screen.print(f"        mend: [bold]{finding.mend}[/]")
-    verdict = f"[red]{counted(risks, 'risk')}[/]" if risks else "[green]✓ no risk found[/]"
-    screen.print(verdict)
+    alike: dict[tuple[str, ...], list[str]] = {}  # servers are mostly set up alike: one finding, and where it is true
+    for each in findings:
+        alike.setdefault((each.level, each.sentence, each.loses, each.mend), []).append(each.server)
+    for (level, sentence, loses, mend), servers in alike.items():
+        mark = "[red]✗ risk[/]" if level == "risk" else "[yellow]· note[/]"
+        screen.print(f"{mark}  {', '.join(servers)}: {sentence}")
+        screen.print(f"        {loses}")
+        if mend:
+            screen.print(f"        mend: [bold]{mend}[/]")
+    if any(mend.startswith("CONFIG SET") for *_, mend in alike):
+        screen.print("CONFIG SET lasts until the server restarts; CONFIG REWRITE keeps it.")
+    risks = sum(level == "risk" for level, *_ in alike)
+    notes = len(alike) - risks
+    if risks:
+        screen.print(f"[red]{counted(risks, 'risk')}[/]")
+    elif strict and notes:
+        screen.print(f"[red]no risk found, but --strict allows no note: {counted(notes, 'note')}[/]")
+    else:
+        screen.print("[green]✓ no risk found[/]")

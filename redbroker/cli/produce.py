@@ -79,7 +79,10 @@ def command(
     lines = Lines(key=key.encode() if key else None, json=json, headers=headers, partition=partition)
 
     async def work(engine: Engine) -> int:
-        topic = engine.topics.get(name) or await engine.topics.ensure(name)
+        topic = engine.topics.get(name)
+        if topic is None:  # said, or a misspelt name would take the records in silence
+            topic = await engine.topics.ensure(name)
+            print(f"created {name} with {counted(topic.partitions, 'partition')}", file=sys.stderr)
         if partition is not None and partition >= topic.partitions:
             raise wrong(f"{name} has partitions 0 to {topic.partitions - 1}, not {partition}")
         writer = Writer(engine, topic, codec, acks=-1 if acks == "all" else 1)

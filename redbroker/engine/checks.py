@@ -1,9 +1,9 @@
 """What a Redis server's own settings mean for the data, in one sentence each.
 
-`check_server` is a pure function of what INFO and CONFIG GET answer; `inspect` asks every master. A finding tells
-what is set, what can be lost by it, and the command that mends it. A risk can lose acknowledged records and stops a
-worker that runs with `strict`; a note is for those who want to know (`redbroker doctor`). A server that is too old is
-no finding: it is refused.
+`check_server` is a pure function of what INFO and CONFIG GET answer; `inspect` asks every master, and the replicas that
+masters name, which may be promoted, how they keep data. A finding tells what is set, what can be lost by it, and the
+command that mends it. A risk can lose acknowledged records and stops a worker that runs with `strict`; a note is for
+those who want to know (`redbroker doctor`). A server that is too old is no finding: it is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from redbroker.engine.target import StorageError
+from redbroker.engine.discovery import ask
+from redbroker.engine.target import Access, Address, StorageError
 from redbroker.errors import ErrorCode, KafkaError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 VERSION_MIN = (7, 0)
 REPL_TIMEOUT_S = 15
+REPLICA_ANSWER_S = 1.0
+REPLICA = re.compile(r"ip=([^,]+),port=(\d+),state=")
 CONFIGS = (
     "maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "cluster-allow-replica-migration",
     "cluster-replica-validity-factor", "cluster-require-full-coverage", "min-replicas-to-write", "repl-timeout",
@@ -75,12 +78,8 @@ def check_server(
 
     `replicas` is how many it should have; None: as many as are connected.
     """
-    known = {
-        "maxmemory-policy": info.get("maxmemory_policy", ""),
-        "appendonly": {"0": "no", "1": "yes"}.get(info.get("aof_enabled", ""), ""),
-        **(config or {}),
-    }
-    found = [*_eviction(server, known), *_persistence(server, info, known, embedded), *_cluster(server, info, known)]
+    known = _known(info, config)
+    found = [*_keeping(server, info, known, embedded), *_cluster(server, info, known)]
     found += [*_replication(server, info, known), *_copies(server, info, settings, embedded, replicas)]
     if config is None:
         found.append(
@@ -88,6 +87,19 @@ def check_server(
                     f"{', '.join(CONFIGS)} could not be checked", "look at them in the provider's console")
         )  # fmt: skip
     return sorted(found, key=lambda finding: finding.level != "risk")
+
+
+def _known(info: Mapping[str, str], config: Mapping[str, str] | None) -> dict[str, str]:
+    """The settings, as far as they can be had; INFO tells two of them as well."""
+    return {
+        "maxmemory-policy": info.get("maxmemory_policy", ""),
+        "appendonly": {"0": "no", "1": "yes"}.get(info.get("aof_enabled", ""), ""),
+        **(config or {}),
+    }
+
+
+def _keeping(server: str, info: Mapping[str, str], known: Mapping[str, str], embedded: bool) -> Iterable[Finding]:
+    return [*_eviction(server, known), *_persistence(server, info, known, embedded)]
 
 
 def _eviction(server: str, known: Mapping[str, str]) -> Iterable[Finding]:
@@ -158,7 +170,8 @@ def _replication(server: str, info: Mapping[str, str], known: Mapping[str, str])
         yield Finding(
             "note", server, "min-replicas-to-write is 0",
             "a master cut off from its replicas takes records with acks=0 and 1 that the failover loses",
-            "CONFIG SET min-replicas-to-write 1 min-replicas-max-lag 2",
+            "CONFIG SET min-replicas-to-write 1 min-replicas-max-lag 2; while no replica is in step groups stop then,"
+            " too, and no worker starts",
         )  # fmt: skip
     timeout_s = known.get("repl-timeout", "")
     if timeout_s.isdigit() and int(timeout_s) > REPL_TIMEOUT_S:
@@ -185,7 +198,7 @@ def _copies(
         yield Finding(
             "risk", server, f"{seen} of {replicas} replicas are connected",
             "acks=all is refused while min.insync.replicas needs them",
-            "start the missing replicas" + ("" if settings.replicas else ", or set replicas if they are gone for good"),
+            f"start the missing replicas; gone for good: {_forget(info, settings)}, then restart the workers",
         )  # fmt: skip
     if asked is not None and asked > 1 + replicas:
         yield Finding(
@@ -208,6 +221,17 @@ def _copies(
         yield Finding("note", server, "there are no replicas", "a lost disk loses the log", "add a replica per master")
 
 
+def _forget(info: Mapping[str, str], settings: Settings) -> str:
+    """How acks=all is told not to wait for replicas that will never come back."""
+    if settings.replicas is not None:
+        return "lower replicas"
+    if settings.storage_url.startswith(("redis+sentinel:", "rediss+sentinel:")):
+        return "SENTINEL RESET on every Sentinel"
+    if info.get("cluster_enabled") == "1":
+        return "CLUSTER FORGET on every node"
+    return f"DEL {settings.key_prefix}:{{meta}}:replicas"
+
+
 async def inspect(storage: Storage, settings: Settings, durability: Durability | None = None) -> list[Finding]:
     """Ask every master and judge what it answers, risks first; `StorageError` when one is too old.
 
@@ -219,15 +243,20 @@ async def inspect(storage: Storage, settings: Settings, durability: Durability |
         _allowed(storage, "CONFIG", "GET", *CONFIGS),
         _allowed(storage, "CLUSTER", "INFO") if storage.cluster else _nothing(),
     )
-    found = []
+    found: list[Finding] = []
+    addresses: list[Address] = []
     embedded = settings.storage_url.startswith("embedded:")
     for server, text in infos:
         info = parse_info(text) | parse_info(states.get(server) or b"")
         check_version(server, info)
         flat = configs.get(server)
-        config = dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True)) if flat else None
+        config = _pairs(flat) if flat else None
         replicas = durability.replicas(slots[server]) if durability and server in slots else None
         found += check_server(server, info, config, settings, embedded=embedded, replicas=replicas)
+        named = [REPLICA.match(value) for name, value in info.items() if name.startswith("slave")]
+        addresses += [Address(match[1], int(match[2])) for match in named if match]
+    for some in await asyncio.gather(*(_inspect_replica(address, storage.target.access) for address in addresses)):
+        found += some
     if storage.cluster and not storage.knows_the_away and settings.replicas is None:
         found.append(
             Finding("risk", infos[0][0], "CLUSTER SHARDS and CLUSTER NODES are forbidden",
@@ -235,6 +264,25 @@ async def inspect(storage: Storage, settings: Settings, durability: Durability |
                     "ACL SETUSER … +cluster|shards, or set replicas")
         )  # fmt: skip
     return sorted(found, key=lambda finding: finding.level != "risk")
+
+
+async def _inspect_replica(address: Address, access: Access) -> Iterable[Finding]:
+    """How a replica keeps data: once promoted, it has all the records."""
+    try:
+        text, flat = await ask(
+            address, access, ("INFO",), ("CONFIG", "GET", *CONFIGS), timeout_s=REPLICA_ANSWER_S, may_refuse=1
+        )
+    except (OSError, KafkaError) as away:
+        return [
+            Finding("note", str(address), f"this replica could not be looked at ({str(away) or 'no answer'})",
+                    "when it is promoted, its settings decide what is kept", "give it those of its master")
+        ]  # fmt: skip
+    info = parse_info(text) | {"connected_slaves": "1"}  # as a master it has replicas, too
+    return _keeping(str(address), info, _known(info, _pairs(flat) if flat else None), False)
+
+
+def _pairs(flat: list[bytes]) -> dict[str, str]:
+    return dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True))
 
 
 async def _allowed(storage: Storage, *words: str) -> dict[str, Any]:

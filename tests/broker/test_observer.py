@@ -97,6 +97,18 @@ async def test_each_figure_is_told_by_one_worker(valkey: Server) -> None:
     assert found["redbroker_redis_up"][labels()] == 2
 
 
+async def test_a_replica_that_is_away_is_still_counted() -> None:
+    with Server() as master, Server("--replicaof", f"127.0.0.1 {master.port}") as replica:
+        await until(lambda: "state=online" in master.info("slave0"))
+        async with workers(master.url, 1) as served:
+            replica.kill()
+            await until(lambda: master.info("connected_slaves") == "0")
+            found = await scraped(served)
+    at = labels(node=master.address)
+    assert found["redbroker_redis_replicas"][at] == 0
+    assert found["redbroker_redis_replicas_counted"][at] == 1
+
+
 async def test_who_has_read_everything_has_no_lag(valkey: Server) -> None:
     async with workers(valkey.url, 1) as served:
         await fill(served[0].engine, "orders", 1, 2, ago_s=100)

@@ -121,3 +121,11 @@ def test_ctrl_c_ends_the_wait_for_a_line() -> None:
         running.send_signal(signal.SIGINT)
         assert running.wait(10) == 130
         assert running.stderr.read() == ""
+
+
+def test_a_topic_that_was_not_there_is_told_once(valkey: Server, tmp_path: Path) -> None:
+    (file := tmp_path / "lines").write_bytes(b"a\n")
+    words = ("produce", "misspelt", "--file", str(file), "--storage", valkey.unix_url)
+    told = [command(*words) for _ in range(2)]
+    assert [each.code for each in told] == [0, 0]
+    assert [each.err for each in told] == ["created misspelt with 4 partitions\n", ""]

@@ -89,6 +89,22 @@ def test_a_worker_waits_for_the_master_of_a_cluster_that_is_away(monkeypatch: py
             late.join()
 
 
+def test_a_worker_waits_for_a_storage_that_takes_no_write() -> None:
+    with Server() as server:
+        first = Process("worker", "--port", "0", "--storage", server.url)  # notes what is written only once
+        assert first.stop() == 0
+        server.command("CONFIG", "SET", "min-replicas-to-write", "1")
+        late = threading.Timer(3, server.command, ("CONFIG", "SET", "min-replicas-to-write", "0"))
+        late.start()
+        try:
+            worker = Process("worker", "--port", "0", "--storage", server.url)
+            told = [line for line in worker.last_words if "Waiting up to" in line]
+            assert "60 s more for the storage (storage_start_ms): Redis refused: NOREPLICAS" in told[0]
+            assert worker.stop() == 0
+        finally:
+            late.join()
+
+
 def test_a_worker_whose_storage_never_comes_ends_with_one_sentence() -> None:
     failed = subprocess.run(
         [sys.executable, "-m", "redbroker", "worker", "--port", "0", "--storage", "redis://127.0.0.1:1"],

@@ -8,7 +8,7 @@ from redbroker.config import Settings
 from redbroker.engine.checks import Finding, check_server, check_version, inspect, parse_info, refuse_risks
 from redbroker.engine.connection import Storage
 from redbroker.engine.target import StorageError
-from tests.support.servers import Server
+from tests.support.servers import Server, wait_until
 
 GOOD_INFO = {"redis_version": "7.2.4", "connected_slaves": "1", "aof_enabled": "1", "aof_last_write_status": "ok"}
 GOOD_CONFIG = {
@@ -72,6 +72,21 @@ def test_more_replicas_than_known_are_a_risk_only_where_the_setting_keeps_them_f
     assert check_server("a:1", two, GOOD_CONFIG, Settings(), replicas=1) == []
     [finding] = check_server("a:1", two, GOOD_CONFIG, Settings(replicas=1), replicas=1)
     assert (finding.level, finding.mend) == ("risk", "raise replicas")
+
+
+@pytest.mark.parametrize(
+    ("info", "settings", "how"),
+    [
+        ({"cluster_enabled": "1"}, Settings(), "CLUSTER FORGET on every node"),
+        ({}, Settings(storage_url="redis+sentinel://a:26379/main"), "SENTINEL RESET on every Sentinel"),
+        ({}, Settings(storage_url="redis://a:6379", key_prefix="mine"), "DEL mine:{meta}:replicas"),
+        ({}, Settings(replicas=2), "lower replicas"),
+    ],
+)
+def test_a_replica_that_is_gone_for_good_comes_with_what_makes_acks_all_forget_it(info, settings, how):
+    [finding] = check_server("a:1", GOOD_INFO | info, GOOD_CONFIG, settings, replicas=2)
+    assert finding.sentence == "1 of 2 replicas are connected"
+    assert finding.mend == f"start the missing replicas; gone for good: {how}, then restart the workers"
 
 
 def test_what_concerns_replicas_is_told_only_where_there_are_some():
@@ -139,3 +154,24 @@ async def test_a_server_that_forbids_config_is_used_all_the_same():
         finally:
             await storage.close()
     assert "CONFIG GET is forbidden here (usual for managed Redis)" in {finding.sentence for finding in found}
+
+
+@pytest.mark.anyio
+async def test_a_replica_that_would_keep_nothing_once_promoted_is_a_risk_of_its_own():
+    with (
+        Server("--appendonly", "yes", "--appendfsync", "always") as master,
+        Server("--replicaof", f"127.0.0.1 {master.port}", "--appendfsync", "always") as replica,
+    ):
+        wait_until(lambda: "state=online" in master.info("slave0"), what="replica connects")
+        storage = await Storage.open(Settings(storage_url=master.url))
+        try:
+            found = await inspect(storage, Settings(storage_url=master.url))
+            risks = [(finding.server, finding.sentence) for finding in found if finding.level == "risk"]
+            assert risks == [(replica.address, "appendonly is no")]
+            replica.command("CONFIG", "SET", "appendonly", "yes")
+            assert replica.address not in {each.server for each in await inspect(storage, Settings())}
+            replica.command("CONFIG", "SET", "requirepass", "other")
+            [unseen] = [each for each in await inspect(storage, Settings()) if each.server == replica.address]
+            assert (unseen.level, "could not be looked at" in unseen.sentence) == ("note", True)
+        finally:
+            await storage.close()

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import typer
 
 from tests.support.servers import redis_binary
 from tests.system.faults.checker import Policy
-from tests.system.faults.report import page
+from tests.system.faults.report import conclusion, page
 from tests.system.faults.run import Plan, run
 from tests.system.faults.summary import write_pages
 from tests.system.faults.windows import table
@@ -34,6 +35,8 @@ def long_run(
     out: Annotated[Path, typer.Option(help="Where history and report go.")] = Path("build/faults"),
 ) -> None:
     """Break things, check the history, write the report."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("tests.system.faults").setLevel(logging.INFO)
     number = random.randrange(1_000_000) if seed is None else seed
     out.mkdir(parents=True, exist_ok=True)
     history, report = out / f"{number}.jsonl", out / f"{number}.html"
@@ -48,12 +51,8 @@ def long_run(
     outcome = run(plan, history)
     text, late = page(outcome)
     report.write_text(text)
-    counts = outcome.verdict.counts
-    print(
-        f"seed {number}, {outcome.server}: {counts['faults']} faults, {counts['acknowledged']} acknowledged", end="; "
-    )
-    print("nothing lost" if outcome.verdict.valid else f"ANOMALIES {outcome.verdict.fatal()}", f"({report})")
-    for line in (f"tolerated: {outcome.verdict.tolerated()}", f"clients: {outcome.codes}", *late):
+    print(f"seed {number}, {outcome.server}: {conclusion(outcome)} ({report})")
+    for line in late:
         print(line)
     sys.exit(not outcome.valid)
 

@@ -345,6 +345,7 @@ def main(
     kind: str, name: str, history: str, bootstrap: str, storage: str, topic: str, partitions: str, rate: str
 ) -> None:
     """Run one client until standard input ends."""
+    logging.basicConfig(format=f"%(asctime)s {name}: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     logging.getLogger("aiokafka").propagate = False
     place = Place(name, History(Path(history), name), bootstrap, storage, topic, int(partitions), float(rate))

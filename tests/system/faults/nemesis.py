@@ -7,6 +7,7 @@ step. What a fault needs and does not find here is said in one clear word: `Skip
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import threading
 import time
@@ -20,6 +21,8 @@ from tests.support.servers import Server, wait_until
 from tests.system.faults.apart import NotPermitted, Party
 from tests.system.faults.history import History
 from tests.system.faults.world import World, party_of
+
+log = logging.getLogger(__name__)
 
 TOGETHER = [0, 1, 1, 1, 1, 2, 2, 3]
 """How many faults a round has, each as likely as it stands here."""
@@ -112,6 +115,7 @@ class Nemesis:
                 self.history.add("note", "info", name=name, error=repr(trouble))
                 continue
             self.made += 1
+            log.info("%s of %s", name, made.target)
             self.history.add("fault", "invoke", id=self.made, name=name, target=made.target)
             held = self.random.uniform(*self.held_s) if made.end else 0.0
             under_way.append((began + held, self.made, name, made))

@@ -13,9 +13,10 @@ from statistics import median
 from typing import Any
 
 from tests.system.faults.history import read_history
-from tests.system.faults.run import ALL, ONE, Outcome
+from tests.system.faults.run import ALL, ONE, Outcome, Plan
 
 WIDTH, LEFT, LANE, PLOT = 1100, 170, 15, 110
+HELD = "nothing lost, doubled or hidden of what acks=all acknowledged"
 COLOURS = {"worker": "#d97706", "master": "#dc2626", "replica": "#7c3aed", "failover": "#be185d"}
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1140px;margin:2em auto;padding:0 1em;color:#1f2937}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .8em;border-bottom:1px solid #e5e7eb;text-align:right}
@@ -202,10 +203,33 @@ def pauses_table(told: Story) -> tuple[str, list[str]]:
     head = (
         "<tr><th>fault</th><th>made</th><th>alone</th><th colspan=2>acks=all pause, s<br>median, longest</th>"
         "<th colspan=2>acks=1 pause, s<br>median, longest</th>"
-        "<th colspan=2>acks=all, all copies back, s<br>median, longest</th><th>limit<br>(acks=1), s</th></tr>"
+        "<th colspan=2>acks=all, all copies back, s<br>median, longest</th><th>most allowed<br>with acks=1, s</th></tr>"
     )
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in rows)
     return f"<table>{head}{body}</table>", late
+
+
+def again(plan: Plan) -> str:
+    """The command that chooses the same faults."""
+    flags = " ".join([*(["--redis"] if plan.binary else []), *([] if plan.cluster else ["--single"])])
+    return f"make faults SEED={plan.seed}" + (f' ARGS="{flags}"' if flags else "")
+
+
+def conclusion(outcome: Outcome) -> str:
+    """What a run has shown, in words: what must not be, what may be, and which clients did not end well."""
+    verdict = outcome.verdict
+    parts = [
+        f"{verdict.counts['faults']} faults, {verdict.counts['acknowledged']:,} records acknowledged",
+        HELD if verdict.valid else f"ANOMALIES: {_listed(verdict.fatal())}",
+    ]
+    if verdict.tolerated():
+        parts.append(f"tolerated: {_listed(verdict.tolerated())}")
+    parts += [f"{name} ended with {code}" for name, code in outcome.codes.items() if code != 0]
+    return "; ".join(parts)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def page(outcome: Outcome) -> tuple[str, list[str]]:
@@ -216,7 +240,7 @@ def page(outcome: Outcome) -> tuple[str, list[str]]:
     setup = f"{outcome.server}, " + (
         "three masters with a replica each" if plan.cluster else "a master and its replica"
     )
-    word = '<b class="good">nothing lost</b>' if outcome.valid else '<b class="bad">ANOMALIES</b>'
+    word = f'<b class="good">{HELD}</b>' if outcome.valid else '<b class="bad">ANOMALIES</b>'
     found = "".join(
         f"<tr><td class={'bad' if each.fatal else ''}>{each.name}</td><td>{each.count}</td>"
         f"<td>{'forbidden' if each.fatal else 'tolerated'}</td>"
@@ -231,14 +255,18 @@ def page(outcome: Outcome) -> tuple[str, list[str]]:
 <p>{setup}, {plan.workers} workers, {len(plan.clients)} clients, {told.ended - told.began:.0f} s,
 <b>{counts["faults"]} faults</b>; {counts["acknowledged"]:,} records acknowledged, {counts["indefinite"]:,} sends
 without a clear answer, {counts["stored"]:,} records in {counts["logs"]} logs at the end, {counts["read"]:,} read.
-<code>make faults SEED={plan.seed}</code> chooses the same faults again.</p>
+<code>{again(plan)}</code> chooses the same faults again.</p>
 {drawing(told)}
+<p>Red: a master, violet: a replica, orange: a worker, pink: a failover, blue: anything else. Below: records
+acknowledged in each second; the highest two in a hundred are cut off at "top".</p>
 <h2>How long it could not be written</h2>
 <p>The worst pause of any writer in any partition, counted from the fault, where it was the only one of its round.
 With acks=all and one
 replica a shard that has lost a copy waits until it is back: the third pair of columns counts from there.</p>
 {table}
 <h2>Anomalies</h2>
+<p>Tolerated is what a failover takes from the writer with acks=1, which has a topic of its own and was promised no
+more, and what a member of a group passes over in its first poll after a rebalance.</p>
 {f"<table><tr><th>name<th>count<th>policy<th>examples</tr>{found}</table>" if found else "<p>None.</p>"}
 {"<h2>Notes</h2><ul>" + "".join(f"<li>{html.escape(each)}" for each in notes) + "</ul>" if notes else ""}
 """,
