@@ -42,7 +42,12 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{1,32}$",
         description="First part of every Redis key: at most 32 letters, digits, '.', '_' and '-'.",
     )
-    storage_timeout_ms: int = Field(5_000, ge=100, description="Longest wait for one answer of Redis.")
+    storage_timeout_ms: int = Field(
+        5_000,
+        ge=100,
+        description="Longest wait for one answer of Redis. Of several masters, a silent one keeps those who read of "
+        "others, too, for a tenth of it, once.",
+    )
     storage_retry_ms: int = Field(
         300, ge=0, description="How long a call is tried again while its Redis node is away, before a retriable error."
     )

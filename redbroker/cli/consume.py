@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ READ_BYTES = 1 << 20
 
 WAIT_S = 30.0
 """Longest wait for new records before looking again; the append wakes it, so this is only a backstop."""
+RETRY_S = 0.1
 
 Print = Callable[[int, "Record"], bytes]
 
@@ -87,6 +89,8 @@ class Reader:
         self.next = starts
         self.ends: dict[int, int] | None = None
         self.bytes_max = settings.frame_bytes_max
+        self.timeout_s = settings.storage_timeout_ms / 1_000
+        self.refused_s: dict[int, float] = {}  # since when a partition's Redis master does not answer
 
     @property
     def done(self) -> bool:
@@ -110,20 +114,27 @@ class Reader:
         for read, result in zip(reads, await self.engine.log.read(reads, max_bytes=READ_BYTES), strict=True):
             if isinstance(result, ReadResult):
                 answered.append((read, result))
+                self.refused_s.pop(read.partition, None)
                 for stored in result.batches:
                     found += [(read.partition, record) for record in self._records(stored, read.partition)]
                     await asyncio.sleep(0)
             elif result.code == ErrorCode.OFFSET_OUT_OF_RANGE:  # trimmed away meanwhile: go on with what is left
                 (bound,) = await self.engine.log.bounds([(self.topic, read.partition)])
                 self.next[read.partition] = raised(bound).log_start
-            else:
+            elif not result.retriable or self._refused_for_s(read.partition) > self.timeout_s:
                 raise result
         # The first partition read has the first claim on the bytes: let another one be first next time.
         first = next(iter(self.next))
         self.next[first] = self.next.pop(first)
         if not found and self.ends is None and len(answered) == len(reads):
             await self.engine.log.wait(answered, 1, WAIT_S)
+        elif not found and self.refused_s:
+            await asyncio.sleep(RETRY_S)
         return found
+
+    def _refused_for_s(self, partition: int) -> float:
+        now_s = time.monotonic()
+        return now_s - self.refused_s.setdefault(partition, now_s)
 
     def _records(self, stored: StoredBatch, index: int) -> Iterator[Record]:
         """The records of one stored batch from the wanted offset on; in its own bytes they begin at 0."""

@@ -123,17 +123,27 @@ class Fetcher:
         for each in known:
             if each.version != versions[id(each)]:
                 continue
-            found = committed.get(each.partition)
-            if each.wanted_time_ms is not None:
-                await self._place_by_time(each, each.wanted_time_ms)
-            elif each.wanted_reset is not None:
-                await self._place_at(each, each.wanted_reset)
-            elif found is not None and found.offset >= 0:
-                each.place(found.offset, found.leader_epoch)
-                await self._check_truncation(each)
-            else:
-                await self.reset(each, "nothing is committed for it")
+            try:
+                await self._place_one(each, committed.get(each.partition))
+            except KafkaError as error:  # another one's Redis master may well answer
+                self._put_off(each, error)
         self.arrived.set()
+
+    async def _place_one(self, each: Position, committed: Committed | None) -> None:
+        if each.wanted_time_ms is not None:
+            await self._place_by_time(each, each.wanted_time_ms)
+        elif each.wanted_reset is not None:
+            await self._place_at(each, each.wanted_reset)
+        elif committed is not None and committed.offset >= 0:
+            each.place(committed.offset, committed.leader_epoch)
+            await self._check_truncation(each)
+        else:
+            await self.reset(each, "nothing is committed for it")
+
+    def _put_off(self, each: Position, error: KafkaError) -> None:
+        """Leave a partition alone for a moment."""
+        self.last_error = error
+        each.wait_until_s = time.monotonic() + RETRY_S
 
     def _known(self, each: Position) -> bool:
         """Whether the partition exists; one that does not is looked for again in a moment."""
@@ -170,7 +180,7 @@ class Fetcher:
     async def _place_by_time(self, each: Position, time_ms: int) -> None:
         assert each.topic is not None
         version = each.version
-        [found] = await self._engine.log.find_time([(each.topic, each.partition.partition, time_ms)])
+        [found] = await self._engine.log.find_time([(each.topic, each.partition.partition, time_ms)], impatient=True)
         if isinstance(found, KafkaError):
             raise found
         if each.version != version:
@@ -182,7 +192,7 @@ class Fetcher:
 
     async def _bounds(self, each: Position) -> Bounds:
         assert each.topic is not None
-        [bounds] = await self._engine.log.bounds([(each.topic, each.partition.partition)])
+        [bounds] = await self._engine.log.bounds([(each.topic, each.partition.partition)], impatient=True)
         if isinstance(bounds, KafkaError):
             raise bounds
         return bounds
@@ -200,8 +210,7 @@ class Fetcher:
             and each.wait_until_s <= now_s and (each.topic is not None or self._known(each))
         ]  # fmt: skip
         if not ready or room <= 0:
-            held_up = any(not each.placed or each.wait_until_s > now_s for each in self._positions.values())
-            await self.rest.of(asyncio.sleep(RETRY_S if held_up else WAIT_S))
+            await self.rest.of(asyncio.sleep(self._longest_rest_s(now_s)))
             return
         self._first = (self._first + 1) % len(ready)  # the first has the first claim on the room: take turns
         ready = ready[self._first :] + ready[: self._first]
@@ -220,7 +229,10 @@ class Fetcher:
             if each.version != version or self._positions.get(each.partition) is not each:
                 found = True
             elif isinstance(result, KafkaError):
-                await self._refused(each, result)
+                try:
+                    await self._refused(each, result)
+                except KafkaError as error:
+                    self._put_off(each, error)
                 found = True
             elif result.batches:
                 self._take_in(each, result)
@@ -232,7 +244,11 @@ class Fetcher:
             self.last_error = None
             self.arrived.set()
         elif at_end:
-            await self.rest.of(self._engine.log.wait(at_end, 1, WAIT_S))
+            await self.rest.of(self._engine.log.wait(at_end, 1, self._longest_rest_s(now_s)))
+
+    def _longest_rest_s(self, now_s: float) -> float:
+        held_up = any(not each.placed or each.wait_until_s > now_s for each in self._positions.values())
+        return RETRY_S if held_up else WAIT_S
 
     def _take_in(self, each: Position, result: ReadResult) -> None:
         last = result.batches[-1]
@@ -258,7 +274,7 @@ class Fetcher:
                 log.warning("%s was deleted and made again: its offsets begin anew.", each.partition)
                 each.unplace(EARLIEST)
         else:
-            each.wait_until_s = time.monotonic() + RETRY_S
+            self._put_off(each, error)
 
     async def _out_of_range(self, each: Position) -> None:
         if each.position < each.fetch:  # what was fetched is still good; look again when it was handed out
@@ -294,7 +310,8 @@ class Fetcher:
             each.leader_epoch = -1
             return
         version = each.version
-        [end] = await self._engine.log.epoch_end([(each.topic, each.partition.partition, each.epoch)])
+        asked = [(each.topic, each.partition.partition, each.epoch)]
+        [end] = await self._engine.log.epoch_end(asked, impatient=True)
         if isinstance(end, KafkaError):
             raise end
         if each.version != version:

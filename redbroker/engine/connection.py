@@ -77,6 +77,7 @@ class Storage:
         self.knows_the_away = topology.knows_the_away
         self.target = target
         self.topology = topology
+        self.several_masters = False
         self._loop = asyncio.get_running_loop()
         self._nodes: dict[Address, Node] = {}
         self._owners: list[Node] = []
@@ -132,16 +133,22 @@ class Storage:
 
     # --- calls -----------------------------------------------------------------------------------------------
 
-    def call(self, key: bytes, *words: Word) -> asyncio.Future[Any]:
+    def call(self, key: bytes, *words: Word, kind: type[Call] = Call) -> asyncio.Future[Any]:
         """One command (`words`), sent to the master of `key`; it may be sent again after a lost connection."""
-        return self._on_slot(key_slot(key) if self.cluster else 0, words)
+        return self._on_slot(key_slot(key) if self.cluster else 0, words, kind)
 
     def run(
-        self, script: Script, keys: Sequence[bytes], args: Sequence[Word], *, once: bool = False
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        args: Sequence[Word],
+        *,
+        once: bool = False,
+        kind: type[Call] = Call,
     ) -> asyncio.Future[Any]:
         """One script on the master of `keys[0]`. `once`: never sent twice, REQUEST_TIMED_OUT when nobody knows."""
         loop = self._loop
-        call = Call(loop=loop)
+        call = kind(loop=loop)
         names = keys if keys.__class__ is tuple else tuple(keys)
         prefix = self._prefixes.get((script.sha, names, len(args))) or self._prefix(script, names, len(args))
         call.prefix = prefix
@@ -196,8 +203,8 @@ class Storage:
         slots = {node: slot for slot, node in enumerate(self._owners)}
         return {str(node.address): slot for node, slot in slots.items()}
 
-    def _on_slot(self, slot: int, words: Iterable[Word]) -> Call:
-        call = Call(loop=self._loop)
+    def _on_slot(self, slot: int, words: Iterable[Word], kind: type[Call] = Call) -> Call:
+        call = kind(loop=self._loop)
         call.payload = encode(words)
         call.slot, call.born, call.prefix = slot, self._loop.time(), None
         self._calls[slot].submit(call)
@@ -361,6 +368,7 @@ class Storage:
         self._calls[:] = self._routes(self._calls, [node.calls for node in self._owners])
         self._acks[:] = self._routes(self._acks, [node.acks for node in self._owners])
         serving = set(self._owners)
+        self.several_masters = len(serving) > 1
         for node in list(self._nodes.values()):
             if node not in serving:
                 del self._nodes[node.address]

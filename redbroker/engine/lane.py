@@ -9,6 +9,12 @@ any sequence, so its second batch, stored alone, would make the first out of ord
 
 One timer per lane looks after ages: a call without an answer after `storage_timeout_ms` fails, a connection that was
 silent all that time is closed, and silence of a tenth of it makes the router ask whether the node was replaced.
+
+So much silence also ends the calls of readers that ask other masters together with this one (`ImpatientCall`), and
+the next ones are refused at once, until the node says something: a silent master holds up its own partitions only. So
+does one whose connection has been down for as long, or for `storage_retry_ms`. A node that did answer is slow, not
+gone: for the next `storage_timeout_ms` readers wait for it twice as long as it took, or they would give up each time
+just before its answer.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from typing import Protocol
 import hiredis
 
 from redbroker.config import Settings
-from redbroker.engine.resp import Call, Errand, Pipe, settle_errands
+from redbroker.engine.resp import Call, Errand, ImpatientCall, Pipe, settle_errands
 from redbroker.engine.target import Address
 from redbroker.errors import ErrorCode
 from redbroker.metrics import StorageCells
@@ -40,6 +46,7 @@ class Router(Protocol):
 
     settings: Settings
     cells: StorageCells
+    several_masters: bool
 
     async def open_lane(self, lane: Lane) -> Pipe:
         """A greeted connection to the lane's node."""
@@ -77,6 +84,11 @@ class Lane:
         self._backlog: deque[Call] = deque()
         self._connecting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._next_give_up = float("inf")
+        self._silent_from: float | None = None  # set while readers are refused
+        self._away_from = self._loop.time()
+        self._away_s = min(self._timeout_s / 10, self._retry_s)
+        self._slow_s = self._slow_until = 0.0
 
     # --- up --------------------------------------------------------------------------------------------------
 
@@ -105,8 +117,8 @@ class Lane:
         if self.trouble is not None:
             log.info("redis %s is back", self.address)
         self._router.cells.connected += 1
-        self.pipe, self.trouble = pipe, None
-        self.submit = self._submitter(pipe)
+        self.pipe, self.trouble, self._silent_from = pipe, None, None
+        self.submit = self._send = self._submitter(pipe)
         self.reroute()
 
     def _submitter(self, pipe: Pipe) -> Callable[[Call], None]:
@@ -139,6 +151,9 @@ class Lane:
             call.fail(ErrorCode.NOT_LEADER_OR_FOLLOWER, f"Redis {self.address} is no longer in use.")
         elif len(self._backlog) >= self._pending_max:
             call.fail(ErrorCode.REQUEST_TIMED_OUT, "Too many calls wait for this Redis node (storage_pending_max).")
+        elif self._impatient(call) and self._away_from + self._away_s <= self._loop.time():
+            self.connect()
+            self._fail_away(call)
         else:
             self._be_patient(call)
             self._backlog.append(call)
@@ -147,14 +162,21 @@ class Lane:
 
     def _be_patient(self, call: Call) -> None:
         if call.patience is None:
-            call.patience = self._loop.time() + self._retry_s
+            call.patience = self._loop.time() + (self._away_s if self._impatient(call) else self._retry_s)
+        self._next_give_up = min(self._next_give_up, call.patience)
+
+    def _impatient(self, call: Call) -> bool:
+        """Do other masters' answers wait for this one?"""
+        return isinstance(call, ImpatientCall) and self._router.several_masters
 
     def lost(self, pipe: Pipe, error: Exception) -> None:
         """The connection is gone: keep what may be sent again, fail what may not."""
         if pipe is not self.pipe:  # it never finished its greeting
             settle_errands(pipe.pending, error)
             return
+        self._listen(pipe)
         self.pipe, self.trouble = None, error
+        self._away_from = self._loop.time() if self._silent_from is None else self._silent_from
         self._router.cells.lost += not self.retired
         self.submit = self._park
         log.log(logging.DEBUG if self.retired else logging.WARNING, "redis %s was lost: %s", self.address, error)
@@ -213,7 +235,7 @@ class Lane:
         now = self._loop.time()
         if self._backlog:
             self._router.refresh_soon()
-        if self._backlog and (self._backlog[0].done() or (self._backlog[0].patience or 0) <= now):
+        if self._backlog and (self._backlog[0].done() or self._next_give_up <= now):
             self._give_up(now)
         if self.pipe is not None:
             self._watch(self.pipe, now)
@@ -224,24 +246,28 @@ class Lane:
         """Fail the calls whose patience has ended, and those behind them for the same log."""
         waiting, self._backlog = self._backlog, deque()
         given_up: set[bytes] = set()
+        self._next_give_up = float("inf")
         for call in waiting:
             if call.done():
                 continue
             log = call.follows
             if (call.patience or 0) > now and log not in given_up:
+                self._be_patient(call)
                 self._backlog.append(call)
                 continue
-            call.fail(
-                ErrorCode.NOT_LEADER_OR_FOLLOWER, f"Redis {self.address} is away: {self.trouble or 'connecting'}."
-            )
+            self._fail_away(call)
             if log is not None:
                 given_up.add(log)
+
+    def _fail_away(self, call: Call) -> None:
+        call.fail(ErrorCode.NOT_LEADER_OR_FOLLOWER, f"Redis {self.address} is away: {self.trouble or 'connecting'}.")
 
     def _busy(self) -> bool:
         return bool(self._backlog or (self.pipe is not None and self.pipe.pending))
 
     def _watch(self, pipe: Pipe, now: float) -> None:
         """Fail calls that are too old, suspect a silent node, leave a dead one."""
+        self._listen(pipe)
         oldest_born = now - self._timeout_s + TICK_S
         for call in pipe.pending:
             if call.born > oldest_born:
@@ -252,7 +278,10 @@ class Lane:
             if self.retired:
                 pipe.abort(ConnectionError("no longer a master"))
             return
-        silent_s = now - max(pipe.heard, pipe.pending[0].born)
+        silent_from = max(pipe.heard, pipe.pending[0].born)
+        silent_s = now - silent_from
+        if self._silent_from is None and silent_s >= self._patience_s and self._router.several_masters:
+            self._refuse_readers(pipe, silent_from)
         if silent_s >= self._timeout_s - TICK_S:
             pipe.abort(TimeoutError("silent for storage_timeout_ms"))
         elif silent_s >= self._timeout_s / 10:
@@ -260,6 +289,40 @@ class Lane:
                 pipe.abort(TimeoutError("silent and no longer a master"))
             else:
                 self._router.refresh_soon()
+
+    # --- silence ---------------------------------------------------------------------------------------------
+
+    @property
+    def _patience_s(self) -> float:
+        """How long readers wait for a node that says nothing."""
+        return self._slow_s if self._loop.time() < self._slow_until else self._timeout_s / 10
+
+    def _refuse_readers(self, pipe: Pipe, silent_from: float) -> None:
+        """End what readers wait for; their late answers find no one."""
+        self._silent_from = silent_from
+        self.submit = self._submit_in_silence
+        for call in pipe.pending:
+            if isinstance(call, ImpatientCall):
+                self._fail_silent(call)
+
+    def _submit_in_silence(self, call: Call) -> None:
+        if self.pipe is not None:
+            self._listen(self.pipe)
+        if self._silent_from is not None and isinstance(call, ImpatientCall):
+            self._fail_silent(call)
+        else:
+            self._send(call)
+
+    def _fail_silent(self, call: Call) -> None:
+        call.fail(ErrorCode.REQUEST_TIMED_OUT, f"Redis {self.address} is silent.")
+
+    def _listen(self, pipe: Pipe) -> None:
+        """Has the node broken its silence? Then readers may ask it again, and are more patient for a while."""
+        if self._silent_from is not None and pipe.heard > self._silent_from:
+            self._slow_s = 2 * (pipe.heard - self._silent_from)
+            self._slow_until = self._loop.time() + self._timeout_s
+            self._silent_from = None
+            self.submit = self._send
 
     # --- end -------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from redbroker.config import Settings
 from redbroker.engine.appends import Appended, Appends
 from redbroker.engine.partitions import Partitions, StoredBatch, stored
 from redbroker.engine.reading import Read, Reading, ReadResult
+from redbroker.engine.resp import Call, ImpatientCall
 from redbroker.engine.retention import STEP_BYTES, STEP_ENTRIES
 from redbroker.engine.scripts import script
 from redbroker.engine.times import first_at_or_after, latest_record
@@ -151,7 +152,9 @@ class Log:
 
         A partition gives at most its own `max_bytes`, but never less than one batch while anything of `max_bytes`
         is left, so an oversized batch cannot stall a reader. Refusals: OFFSET_OUT_OF_RANGE, FENCED_LEADER_EPOCH,
-        UNKNOWN_LEADER_EPOCH, UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID, NOT_LEADER_OR_FOLLOWER.
+        UNKNOWN_LEADER_EPOCH, UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID, NOT_LEADER_OR_FOLLOWER,
+        REQUEST_TIMED_OUT. Of several masters, one that is silent or away is waited for a tenth of
+        `storage_timeout_ms`, and not again before it has said something.
         """
         results: list[ReadResult | KafkaError] = []
         at, left = 0, max_bytes
@@ -209,11 +212,17 @@ class Log:
 
     # --- where things are ------------------------------------------------------------------------------------
 
-    async def bounds(self, partitions: Sequence[tuple[Topic, int]]) -> list[Bounds | KafkaError]:
-        """Log start, log end, leader epoch, size and largest timestamp of each partition."""
+    async def bounds(
+        self, partitions: Sequence[tuple[Topic, int]], *, impatient: bool = False
+    ) -> list[Bounds | KafkaError]:
+        """Log start, log end, leader epoch, size and largest timestamp of each partition.
+
+        `impatient`, here and below: no longer than `read` would wait for a silent master.
+        """
+        kind = ImpatientCall if impatient else Call
 
         async def one(topic: Topic, number: int) -> Bounds:
-            look = await self._partitions.look_confirmed(self._partitions.get(topic, number))
+            look = await self._partitions.look_confirmed(self._partitions.get(topic, number), kind)
             return Bounds(look.log_start, look.next, look.leader_epoch, look.written - look.trimmed, look.time)
 
         return await values(one(topic, number) for topic, number in partitions)
@@ -236,20 +245,22 @@ class Log:
         return list(await asyncio.gather(*(one(number) for number in range(topic.partitions))))
 
     async def find_time(
-        self, wants: Sequence[tuple[Topic, int, int]]
+        self, wants: Sequence[tuple[Topic, int, int]], *, impatient: bool = False
     ) -> list[tuple[int, int, int] | KafkaError | None]:
         """(offset, timestamp, leader epoch) of the first record at or after a time; None: no record is that young."""
+        kind = ImpatientCall if impatient else Call
 
         async def one(topic: Topic, number: int, timestamp: int) -> tuple[int, int, int] | None:
             partition = self._partitions.get(topic, number)
             keys = partition.keys
-            look = await self._partitions.look_confirmed(partition)
+            look = await self._partitions.look_confirmed(partition, kind)
             go_on_from = look.log_start
             while True:
                 found, go_on_from, _, *entry = await self._storage.run(
                     script("find_time"),
                     (keys.log, keys.state, keys.epochs, keys.times),
                     (partition.topic.hex, timestamp, go_on_from, FIND_ENTRIES),
+                    kind=kind,
                 )
                 if found:
                     hit = first_at_or_after(stored(entry[0], entry[1]), timestamp, look.log_start)
@@ -296,15 +307,18 @@ class Log:
 
         return await values(one(topic, number) for topic, number in partitions)
 
-    async def epoch_end(self, wants: Sequence[tuple[Topic, int, int]]) -> list[EpochEnd | KafkaError]:
+    async def epoch_end(
+        self, wants: Sequence[tuple[Topic, int, int]], *, impatient: bool = False
+    ) -> list[EpochEnd | KafkaError]:
         """Where each asked leader epoch ends (KIP-320): clients compare it with what they hold."""
+        kind = ImpatientCall if impatient else Call
 
         async def one(topic: Topic, number: int, epoch: int) -> EpochEnd:
             partition = self._partitions.get(topic, number)
-            await self._partitions.look_opened(partition)
+            await self._partitions.look_opened(partition, kind)
             keys = (partition.keys.state, partition.keys.epochs)
             words = (partition.topic.hex, epoch, self._watermark.replicas(partition))
-            return EpochEnd._make(await self._storage.run(script("epoch_end"), keys, words))
+            return EpochEnd._make(await self._storage.run(script("epoch_end"), keys, words, kind=kind))
 
         return await values(one(topic, number, epoch) for topic, number, epoch in wants)
 

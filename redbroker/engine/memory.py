@@ -40,11 +40,13 @@ class MemoryStorage:
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self.memory = Memory(now_ms)
 
-    def call(self, key: bytes, *words: Any) -> asyncio.Future[Any]:
+    def call(self, key: bytes, *words: Any, kind: object = None) -> asyncio.Future[Any]:
         """One of the few commands that the engine sends outside scripts."""
         return _answer(lambda: self.memory.command(*words))
 
-    def run(self, script: Script, keys: tuple[bytes, ...], args: Any, *, once: bool = False) -> asyncio.Future[Any]:
+    def run(
+        self, script: Script, keys: tuple[bytes, ...], args: Any, *, once: bool = False, kind: object = None
+    ) -> asyncio.Future[Any]:
         """One operation, whole or not at all."""
         named = dict(zip(script.keys, keys, strict=True))
         return _answer(lambda: SCRIPTS[script.name](self.memory, named, *args))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redbroker.config import Settings
 from redbroker.engine.partition import Partition
+from redbroker.engine.resp import Call
 from redbroker.engine.scripts import script
 from redbroker.errors import ErrorCode, KafkaError
 
@@ -90,21 +91,26 @@ class Partitions:
             partition.topic = topic  # its configuration has changed
         return partition
 
-    def look(self, partition: Partition) -> asyncio.Future[Any]:
-        """Ask where the log starts and ends; `take` understands the answer, `note` keeps it."""
+    def look(self, partition: Partition, kind: type[Call] = Call) -> asyncio.Future[Any]:
+        """Ask where the log starts and ends; `take` understands the answer, `note` keeps it.
+
+        Here and below, `kind` is `ImpatientCall` for those who would keep other masters' readers waiting.
+        """
         keys = partition.keys
         words = (partition.topic.hex, self._watermark.replicas(partition))
-        return self._storage.run(self._look_script, (keys.state, keys.epochs), words)
+        return self._storage.run(self._look_script, (keys.state, keys.epochs), words, kind=kind)
 
     def take(self, partition: Partition, answer: Sequence[Any]) -> Look:
         """The answer of a look, as readers may have it."""
         return self._watermark.visible(partition, Look._make(answer))
 
-    def range(self, partition: Partition, offset: int, nbytes: int, count: int = 0) -> asyncio.Future[Any]:
+    def range(
+        self, partition: Partition, offset: int, nbytes: int, count: int = 0, kind: type[Call] = Call
+    ) -> asyncio.Future[Any]:
         """Entries from the batch that holds `offset` on: `count`, or about `nbytes`; only where `knows(offset)`."""
         log = partition.keys.log
         count = count or partition.count(nbytes, self._overshoot, self._now())
-        return self._storage.call(log, "XRANGE", log, partition.first_id(offset), "+", "COUNT", count)
+        return self._storage.call(log, "XRANGE", log, partition.first_id(offset), "+", "COUNT", count, kind=kind)
 
     def note(self, partition: Partition, look: Look) -> None:
         """Keep what a look told."""
@@ -112,23 +118,23 @@ class Partitions:
         partition.learn(look.leader_epoch, look.since, typical, look.largest, self._now())
         partition.place(look.log_start, look.next, look.written)
 
-    async def look_opened(self, partition: Partition) -> Look:
+    async def look_opened(self, partition: Partition, kind: type[Call] = Call) -> Look:
         """Look; where the partition was never opened, open it and look again."""
         try:
-            look = self.take(partition, await self.look(partition))
+            look = self.take(partition, await self.look(partition, kind))
         except KafkaError as error:
             if error.code != ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
                 raise
             await self.reopen(partition)
-            look = self.take(partition, await self.look(partition))
+            look = self.take(partition, await self.look(partition, kind))
         self.note(partition, look)
         return look
 
-    async def look_confirmed(self, partition: Partition) -> Look:
+    async def look_confirmed(self, partition: Partition, kind: type[Call] = Call) -> Look:
         """Look; where the high watermark is behind the log end, try once to prove that it need not be."""
-        look = await self.look_opened(partition)
+        look = await self.look_opened(partition, kind)
         if look.next < look.end and await self._watermark.confirm(partition):
-            look = await self.look_opened(partition)
+            look = await self.look_opened(partition, kind)
         return look
 
     async def prove(self, partition: Partition) -> bool:
@@ -139,12 +145,12 @@ class Partitions:
         """How many replicas must have what may go, and up to which offset they had it, in which leader epoch."""
         return self._watermark.replicas(partition), partition.proved_in, partition.proved
 
-    async def learn(self, partition: Partition, offset: int) -> None:
+    async def learn(self, partition: Partition, offset: int, kind: type[Call] = Call) -> None:
         """Make `partition.knows(offset)` true: look, and fetch the table of epochs for an older one's offset."""
-        look = await self.look_opened(partition)
+        look = await self.look_opened(partition, kind)
         if not partition.knows(offset):
             epochs = partition.keys.epochs
-            rows = await self._storage.call(epochs, "ZRANGE", epochs, 0, -1, "WITHSCORES")
+            rows = await self._storage.call(epochs, "ZRANGE", epochs, 0, -1, "WITHSCORES", kind=kind)
             partition.learn_table(look.leader_epoch, look.since, rows)
 
     async def open(self, topic: Topic, number: int, *, again: bool = False) -> None:

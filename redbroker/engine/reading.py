@@ -4,7 +4,8 @@
     begin  ── look.lua (+ XRANGE, unless the reader is at the end as far as is known) ──► Redis
     take   ◄── finished, or another round: more batches fit, or the leader epoch was not the one believed
 
-A Fetch of many partitions begins them all, so that they share one pipeline, then takes them one after another.
+A Fetch of many partitions begins them all, so that they share one pipeline, then takes them one after another. All its
+calls are impatient ones: a master that is silent soon refuses its own, and holds up nobody else's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redbroker.engine.partitions import LAST_OFFSET_DELTA, Look, Partitions, StoredBatch
+from redbroker.engine.resp import ImpatientCall
 from redbroker.errors import ErrorCode, KafkaError
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class Reading:
     async def learn(self) -> KafkaError | None:
         """Find out which leader epoch holds the offset; a refusal is the result."""
         try:
-            await self._partitions.learn(self.partition, self._offset)
+            await self._partitions.learn(self.partition, self._offset, ImpatientCall)
         except KafkaError as error:
             return error
         return None
@@ -101,10 +103,11 @@ class Reading:
         self._believed = believed
         caught_up = self.at_end(tail)
         self._subscription = tail.subscription(self.partition.keys.tail)
-        self._looking = self._partitions.look(self.partition)
+        self._looking = self._partitions.look(self.partition, ImpatientCall)
         self._ranging: asyncio.Future[Any] | None = None
         if self._budget > 0 and self._offset >= 0 and not caught_up and not self.cold:
-            self._ranging = self._partitions.range(self.partition, self._offset, self._budget - self._nbytes)
+            nbytes = self._budget - self._nbytes
+            self._ranging = self._partitions.range(self.partition, self._offset, nbytes, kind=ImpatientCall)
 
     async def take(self) -> ReadResult | KafkaError | None:
         """The result, or None when another round is due."""
@@ -136,7 +139,7 @@ class Reading:
 
     async def _open(self) -> KafkaError | None:
         try:
-            await self._partitions.look_opened(self.partition)
+            await self._partitions.look_opened(self.partition, ImpatientCall)
         except KafkaError as error:
             return error
         return None

@@ -76,6 +76,20 @@ class Call(asyncio.Future[Any]):
         return self.prefix.keys[0] if self.prefix is not None else None
 
 
+class ImpatientCall(Call):
+    """A call of a reader that asks several masters together: given up once its own is silent, or away, for a moment.
+
+    Nothing is ordered by it: whoever reads asks again.
+    """
+
+    __slots__ = ()
+
+    @property
+    def follows(self) -> None:
+        """Nobody is given up with it."""
+        return
+
+
 class ScriptPrefix:
     """The first words of a script call, EVALSHA to the last key: encoded once per script, keys and argument count."""
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
-from redbroker.cli.consume import json_printer, text_printer
-from redbroker.wire.records import Record
+from redbroker.cli.consume import Reader, json_printer, text_printer
+from redbroker.config import Settings
+from redbroker.engine import Engine
+from redbroker.engine.log import Append
+from redbroker.errors import ErrorCode, KafkaError
+from redbroker.wire.records import Record, build_batch, read_header
 from tests.support.command import command
 from tests.support.servers import Server
 
@@ -83,3 +89,35 @@ def test_following_waits_for_what_comes(tmp_path: Path) -> None:
 def command_line(*words: str) -> None:
     """A command in a process of its own: two event loops in one process would share the standard output."""
     subprocess.run([sys.executable, "-m", "redbroker", *words], check=True, timeout=30, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.anyio
+async def test_a_redis_master_that_does_not_answer_for_a_moment_ends_nothing(
+    valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(storage_url=valkey.unix_url, storage_timeout_ms=300)
+    async with Engine.open(settings) as engine:
+        topic = await engine.topics.create("numbers", 2)
+        batch = build_batch([Record(0, 1_000, b"k", b"v")])
+        await engine.log.append([Append(topic, 1, batch, read_header(batch))], acks=1, timeout_ms=1_000)
+        read, refusals = engine.log.read, 2
+
+        async def refused(reads: Any, **how: Any) -> list[Any]:
+            nonlocal refusals
+            refusals -= 1
+            results = await read(reads, **how)
+            refusal = KafkaError(ErrorCode.REQUEST_TIMED_OUT, "Redis is silent.")
+            return [
+                refusal if each.partition and refusals >= 0 else one for each, one in zip(reads, results, strict=True)
+            ]
+
+        monkeypatch.setattr(engine.log, "read", refused)
+        reader = Reader(engine, topic, settings, {0: 0, 1: 0})
+        assert await reader.more() == await reader.more() == []
+        [(partition, record)] = await reader.more()
+        assert (partition, record.value) == (1, b"v")
+        refusals, began_s = 1_000, time.monotonic()
+        with pytest.raises(KafkaError, match="Redis is silent"):
+            while True:
+                await reader.more()
+        assert 0.3 < time.monotonic() - began_s < 2

@@ -20,6 +20,7 @@ from redbroker.errors import ErrorCode, KafkaError
 from redbroker.types import TopicPartition
 from tests.support.cuts import begin_epoch, cut_back, keep
 from tests.support.reading import FIRST, append, orders, reader, until, values
+from tests.support.servers import Server
 from tests.support.slow import Slow
 
 pytestmark = pytest.mark.anyio
@@ -144,10 +145,10 @@ async def test_a_position_that_the_log_has_reached_by_the_time_it_is_looked_at_s
 ) -> None:
     topic, log = await orders(connection, b"a", b"b"), connection.engine.log
 
-    async def bounds(partitions: Any) -> Any:
+    async def bounds(partitions: Any, **how: Any) -> Any:
         monkeypatch.undo()
         await append(connection, topic, b"c", b"d")
-        return await log.bounds(partitions)
+        return await log.bounds(partitions, **how)
 
     async with reader(connection) as consumer:
         monkeypatch.setattr(log, "bounds", bounds)
@@ -184,13 +185,13 @@ async def test_no_read_passes_a_cut_whose_check_came_to_nothing(
         consumer.assign([FIRST])
         assert await values(consumer, 4) == [b"a", b"b", b"c", b"d"]
 
-        async def epoch_end(wants: Any) -> Any:
+        async def epoch_end(wants: Any, **how: Any) -> Any:
             monkeypatch.undo()
             if meanwhile == "Redis is away":
                 return [KafkaError(ErrorCode.REQUEST_TIMED_OUT, "Redis is away.")] * len(wants)
             consumer.pause(FIRST)
             consumer.resume(FIRST)
-            return await log.epoch_end(wants)
+            return await log.epoch_end(wants, **how)
 
         monkeypatch.setattr(log, "epoch_end", epoch_end)
         await cut_back(connection.engine.storage, FIRST)
@@ -274,3 +275,61 @@ async def test_whatever_comes_between_consumers_have_in_the_end_what_the_log_has
         assert {place: read.get(place) for place in there} == there
     await engine.log.close()
     await slow.close()
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["while it reads", "when it begins"])
+async def test_a_log_cut_back_is_noticed_though_its_redis_does_not_answer_at_first(
+    begun: bool, connection: Connection, valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = await orders(connection, b"a", b"b")
+    keys = [f"rb:{{orders:0}}:{name}" for name in ("log", "state", "epochs")]
+    copies = [valkey.command("DUMP", key) for key in keys]
+    await append(connection, topic, b"c", b"d")
+    epoch_end, refused = connection.engine.log.epoch_end, 0
+
+    async def refused_at_first(wants: Any, **how: Any) -> list[Any]:
+        nonlocal refused
+        refused += 1
+        if refused > 2:
+            return list(await epoch_end(wants, **how))
+        return [KafkaError(ErrorCode.REQUEST_TIMED_OUT, "Redis is silent.")] * len(wants)
+
+    monkeypatch.setattr(connection.engine.log, "epoch_end", refused_at_first)
+
+    async def cut_back() -> None:
+        """A master takes over that lacks the last two records, and writes three others."""
+        for key, copy in zip(keys, copies, strict=True):
+            valkey.command("RESTORE", key, 0, copy, "REPLACE")
+        valkey.command("HSET", keys[1], "rid", "0" * 40)
+        await append(connection, topic, b"e", b"f", b"g")
+
+    async with reader(connection, "orders", group_id="billing") as consumer:
+        assert await values(consumer, 4) == [b"a", b"b", b"c", b"d"]
+        await consumer.commit()
+        if begun:
+            await cut_back()
+            assert await values(consumer, 3) == [b"e", b"f", b"g"]
+    if not begun:
+        await cut_back()
+        async with reader(connection, "orders", group_id="billing") as consumer:
+            assert await values(consumer, 3) == [b"e", b"f", b"g"]
+    assert refused > 2
+
+
+async def test_partitions_that_cannot_be_placed_keep_no_others_waiting(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = await orders(connection, b"a", partitions=2)
+    await append(connection, topic, b"b", partition=1)
+    bounds, answering = connection.engine.log.bounds, False
+
+    async def one_refused(partitions: Any, **how: Any) -> list[Any]:
+        if partitions[0][1] == 0 and not answering:
+            return [KafkaError(ErrorCode.REQUEST_TIMED_OUT, "Redis is silent.")]
+        return list(await bounds(partitions, **how))
+
+    monkeypatch.setattr(connection.engine.log, "bounds", one_refused)
+    async with reader(connection, "orders") as consumer:
+        assert await values(consumer, 1) == [b"b"]
+        answering = True
+        assert await values(consumer, 1) == [b"a"]

@@ -13,6 +13,7 @@ from redbroker.config import Settings
 from redbroker.engine.connection import Storage
 from redbroker.engine.log import Append, Appended, Bounds, EpochEnd, Log, Read, ReadResult
 from redbroker.engine.partition import Partition
+from redbroker.engine.resp import Call
 from redbroker.engine.slots import key_slot
 from redbroker.engine.tail import Tail
 from redbroker.engine.topics import Topic
@@ -423,10 +424,10 @@ async def test_a_leader_epoch_that_changes_while_a_read_looks_elsewhere_hides_no
     await put(log, topic, a_batch())
     learn = log.partitions.learn
 
-    async def overtaken(partition: Partition, offset: int) -> None:
+    async def overtaken(partition: Partition, offset: int, kind: type[Call]) -> None:
         """Another master has partition 0 before partition 1 is known, and another read of this worker hears of it."""
         monkeypatch.setattr(log.partitions, "learn", learn)
-        await learn(partition, offset)
+        await learn(partition, offset, kind)
         await storage.call(b"x", "HSET", "rb:{orders:0}:state", "rid", "0" * 40)
         assert isinstance(await put(log, topic, a_batch()), Appended)
         assert len((await get(log, topic, 2)).batches) == 1

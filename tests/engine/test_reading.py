@@ -269,14 +269,14 @@ async def test_a_log_cut_back_between_the_two_calls_of_a_read_is_read_again(valk
         await append(log, 3)
         call = storage.call
 
-        def late(key: bytes, command: str, *words: Any) -> asyncio.Future[Any]:
+        def late(key: bytes, command: str, *words: Any, **options: Any) -> asyncio.Future[Any]:
             async def after_a_failover() -> Any:
                 await cut_back(storage, first)
                 await append(other, 5)
-                return await call(key, command, *words)
+                return await call(key, command, *words, **options)
 
             if command != "XRANGE":
-                return call(key, command, *words)
+                return call(key, command, *words, **options)
             storage.call = call  # type: ignore[method-assign]
             return asyncio.ensure_future(after_a_failover())
 

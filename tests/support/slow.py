@@ -22,8 +22,8 @@ class Slow:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 
-    def call(self, key: bytes, *words: Any) -> asyncio.Future[Any]:
-        return self._later(key, lambda: self._storage.call(key, *words))
+    def call(self, key: bytes, *words: Any, **options: Any) -> asyncio.Future[Any]:
+        return self._later(key, lambda: self._storage.call(key, *words, **options))
 
     def run(self, script: Any, keys: Any, args: Any, **options: Any) -> asyncio.Future[Any]:
         return self._later(keys[0], lambda: self._storage.run(script, keys, args, **options))

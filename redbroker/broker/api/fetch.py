@@ -10,6 +10,7 @@
   endpoint from v16 on: KIP-951) or UNKNOWN_LEADER_EPOCH. `last_fetched_epoch` (v12+) that was cut back answers its end
   as `diverging_epoch` and no records.
 * Errors no client expects of a Fetch (Redis too slow, too few replicas) are told as NOT_LEADER_OR_FOLLOWER.
+* A Redis master that does not answer holds up its own partitions only; what they are told comes at the end of the wait.
 * OFFSET_OUT_OF_RANGE tells the log's start and high watermark, so that a client need not ask for them.
 * With replicas, records end at the high watermark, and a wait for more is woken when it moves (`engine/watermark.py`).
 * Without transactions the last stable offset is the high watermark. The aborted list is null for read_uncommitted
@@ -136,7 +137,9 @@ async def fetch(request: Any, ctx: Context) -> Any:
         read = Read(topic, wanted.partition, wanted.fetch_offset, max(1, wanted.max_bytes), wanted.current_leader_epoch)
         readings.append((wanted, topic, read))
     readings = await diverged(readings, answers, request, ctx)
-    outcomes = await read_enough([read for _, _, read in readings], request, ctx, at_once=bool(answers))
+    codes = {answer.error_code for answer in answers.values()}
+    at_once = bool(codes - {ErrorCode.NOT_LEADER_OR_FOLLOWER}) or not session.partitions
+    outcomes = await read_enough([read for _, _, read in readings], request, ctx, at_once=at_once)
     for (wanted, topic, _), outcome in zip(readings, outcomes, strict=True):
         if isinstance(outcome, KafkaError):
             outcome = outdated(outcome, ctx.engine.topics, ctx.version >= IDS_FROM)
@@ -186,28 +189,29 @@ async def locate(wanted: WantedPartition, ctx: Context) -> Topic | KafkaError:
 
 
 async def read_enough(reads: Sequence[Read], request: Any, ctx: Context, *, at_once: bool) -> Sequence[Outcome]:
-    """The last of as many reads as it takes; `at_once` when something is to be told already."""
-    if not reads:
-        return ()
+    """The last of as many reads as it takes; `at_once` when something is to be told already.
+
+    That a master does not answer is told at the end of the wait: many clients ask again at once.
+    """
     log, settings = ctx.engine.log, ctx.settings
     max_bytes = min(max(1, request.max_bytes), settings.fetch_bytes_max)  # 0 still asks for one batch
     min_bytes = min(request.min_bytes, max_bytes)
     deadline = monotonic() + min(max(0, request.max_wait_ms), settings.fetch_wait_ms_max) / 1000
     outcomes = await log.read(reads, max_bytes=max_bytes, trust=not at_once and monotonic() < deadline)
     while not at_once:
-        results = [
-            (read, outcome)
-            for read, outcome in zip(reads, outcomes, strict=True)
-            if not isinstance(outcome, KafkaError)
-        ]
-        gathered_bytes = sum(result.nbytes for _, result in results)
+        results = {place: each for place, each in enumerate(outcomes) if not isinstance(each, KafkaError)}
+        refusals = [each for each in outcomes if isinstance(each, KafkaError)] if len(results) < len(reads) else ()
+        refused = any(refusal.code not in UNANSWERED for refusal in refusals)
+        gathered_bytes = sum(result.nbytes for result in results.values())
         left_s = deadline - monotonic()
-        if gathered_bytes >= min_bytes or len(results) < len(reads) or left_s <= 0 or ctx.server.draining.is_set():
+        if gathered_bytes >= min_bytes or refused or left_s <= 0 or ctx.server.draining.is_set():
             return outcomes
-        moved = await ctx.server.parked(log.wait(results, min_bytes - gathered_bytes, left_s), ())
+        known = [(reads[place], result) for place, result in results.items()]
+        moved = await ctx.server.parked(log.wait(known, min_bytes - gathered_bytes, left_s), ())
         # Those that nothing was appended to give what they gave; at the end of the wait, all are read once more.
-        again = moved or range(len(reads))
-        kept_bytes = gathered_bytes - sum(results[place][1].nbytes for place in again)
+        places = list(results)
+        again = [places[index] for index in moved] or range(len(reads))
+        kept_bytes = gathered_bytes - sum(results[place].nbytes for place in again if place in results)
         fresh = await log.read([reads[place] for place in again], max_bytes=max_bytes - kept_bytes)
         for place, outcome in zip(again, fresh, strict=True):
             outcomes[place] = outcome
@@ -251,7 +255,8 @@ async def diverged(
     claims = [(wanted, topic) for wanted, topic, _ in readings if wanted.last_fetched_epoch >= 0]
     if not claims:
         return readings
-    ends = await ctx.engine.log.epoch_end([(topic, one.partition, one.last_fetched_epoch) for one, topic in claims])
+    asked = [(topic, one.partition, one.last_fetched_epoch) for one, topic in claims]
+    ends = await ctx.engine.log.epoch_end(asked, impatient=True)
     checked_in: dict[WantedPartition, int] = {}
     for (wanted, _), end in zip(claims, ends, strict=True):
         if isinstance(end, KafkaError):
@@ -276,7 +281,8 @@ async def explain(readings: Sequence[Reading], answers: dict[WantedPartition, An
     if not wrong:
         return []
     nodes = {}
-    bounds = await ctx.engine.log.bounds([(topic, answer.partition_index) for answer, topic in wrong])
+    asked = [(topic, answer.partition_index) for answer, topic in wrong]
+    bounds = await ctx.engine.log.bounds(asked, impatient=True)
     for (answer, topic), bound in zip(wrong, bounds, strict=True):
         if isinstance(bound, KafkaError):
             continue
@@ -299,6 +305,8 @@ EXPECTED = frozenset(
     }
 )  # fmt: skip
 """What clients expect of a Fetch. Any other code, a time-out among them, throws the Java consumer out of its loop."""
+UNANSWERED = frozenset({ErrorCode.REQUEST_TIMED_OUT, ErrorCode.NOT_LEADER_OR_FOLLOWER})
+"""The partition's Redis master is silent, away or failing over."""
 EXPLAINED = frozenset({ErrorCode.OFFSET_OUT_OF_RANGE, ErrorCode.FENCED_LEADER_EPOCH})
 
 

@@ -228,6 +228,48 @@ async def test_an_error_is_told_at_once(door: Door) -> None:
     ]  # fmt: skip
 
 
+async def test_that_a_redis_master_does_not_answer_is_told_at_the_end_of_the_wait_with_what_others_gave(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, it would bring the client back at once."""
+    await door.topic(partitions=2)
+    read, epoch_end = door.engine.log.read, door.engine.log.epoch_end
+
+    async def unanswered(reads: Any, **how: Any) -> list[Any]:
+        results = await read(reads, **how)
+        refusal = KafkaError(ErrorCode.REQUEST_TIMED_OUT)
+        return [refusal if each.partition == 1 else result for each, result in zip(reads, results, strict=True)]
+
+    async def unanswered_end(wants: Any, **how: Any) -> list[Any]:
+        ends = await epoch_end(wants, **how)
+        refusal = KafkaError(ErrorCode.REQUEST_TIMED_OUT)
+        return [refusal if want[1] == 1 else end for want, end in zip(wants, ends, strict=True)]
+
+    async def told_of(*parts: Any) -> tuple[float, list[int], int]:
+        started_s = time.monotonic()
+        answers = only(await fetch(door, *parts, max_wait_ms=600), "responses").partitions
+        codes = [each.error_code for each in answers]
+        return time.monotonic() - started_s, codes, len(records_of(answers[0]))
+
+    monkeypatch.setattr(door.engine.log, "read", unanswered)
+    monkeypatch.setattr(door.engine.log, "epoch_end", unanswered_end)
+    both = [ErrorCode.NONE, ErrorCode.NOT_LEADER_OR_FOLLOWER]
+    for parts in ((part(0), part(1)), (part(0, last_fetched_epoch=1), part(1, last_fetched_epoch=1))):
+        took_s, codes, _ = await told_of(*parts)
+        assert (took_s > 0.5, codes) == (True, both)
+    took_s, codes, _ = await told_of(part(1, last_fetched_epoch=1))
+    assert (took_s > 0.5, codes) == (True, both[1:])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(put_soon, door)
+        took_s, codes, count = await told_of(part(0), part(1))
+    assert (took_s < 0.5, codes, count) == (True, both, 1)
+
+
+async def put_soon(door: Door) -> None:
+    await anyio.sleep(0.1)
+    await put(door, a_batch(b"a"))
+
+
 async def test_a_draining_worker_answers_waiting_fetches_at_once(door: Door) -> None:
     await door.topic()
     with anyio.fail_after(5):
