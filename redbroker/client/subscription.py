@@ -299,6 +299,7 @@ class Running(RebalanceListener):
     async def _undecodable(self, record: ConsumerRecord, error: Exception) -> None:
         policy = self.subscription.undecodable
         if policy == "raise":
+            error.add_note("subscribe(undecodable=...) may let such records be skipped or go to the dead letters.")
             raise error
         if self.failures is not None:
             self.failures.append((record, error))

@@ -104,6 +104,7 @@ async def test_what_cannot_be_decoded_stops_the_app_before_it(valkey: Server, ot
             await app.send_bytes("work", value)
         await until(lambda: app.failure is not None)
         assert "The value of work-0 at offset 1" in app.health()["failure"]
+        assert any("undecodable" in note for note in app.failure.__notes__)
     assert await committed(other) == 1
 
 
