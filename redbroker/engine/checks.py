@@ -235,22 +235,32 @@ def _forget(info: Mapping[str, str], settings: Settings) -> str:
 async def inspect(storage: Storage, settings: Settings, durability: Durability | None = None) -> list[Finding]:
     """Ask every master and judge what it answers, risks first; `StorageError` when one is too old.
 
-    `durability` knows how many replicas each should have.
+    `durability` knows how many replicas each should have. One of several that is away is a risk: whoever starts
+    meanwhile serves the others. The error of one is raised where all are away, or with `strict`, which wants to know.
     """
     slots = storage.slots()
     infos, configs, states = await asyncio.gather(
-        storage.on_masters("INFO"),
-        _allowed(storage, "CONFIG", "GET", *CONFIGS),
-        _allowed(storage, "CLUSTER", "INFO") if storage.cluster else _nothing(),
+        _told(storage, "INFO"),
+        _told(storage, "CONFIG", "GET", *CONFIGS),
+        _told(storage, "CLUSTER", "INFO") if storage.cluster else _nothing(),
     )
     found: list[Finding] = []
     addresses: list[Address] = []
     embedded = settings.storage_url.startswith("embedded:")
-    for server, text in infos:
-        info = parse_info(text) | parse_info(states.get(server) or b"")
+    away = sum(isinstance(text, KafkaError) for text in infos.values())
+    for server, text in infos.items():
+        if isinstance(text, KafkaError):
+            if settings.strict or away == len(infos) or not text.retriable:
+                raise text
+            found.append(
+                Finding("risk", server, f"this master could not be looked at ({text.message})",
+                        "its partitions and groups stand still", "start it, or look what it is busy with")
+            )  # fmt: skip
+            continue
+        state, flat = states.get(server), configs.get(server)
+        info = parse_info(text) | ({} if state is None or isinstance(state, KafkaError) else parse_info(state))
         check_version(server, info)
-        flat = configs.get(server)
-        config = _pairs(flat) if flat else None
+        config = _pairs(flat) if flat and not isinstance(flat, KafkaError) else None
         replicas = durability.replicas(slots[server]) if durability and server in slots else None
         found += check_server(server, info, config, settings, embedded=embedded, replicas=replicas)
         named = [REPLICA.match(value) for name, value in info.items() if name.startswith("slave")]
@@ -259,7 +269,7 @@ async def inspect(storage: Storage, settings: Settings, durability: Durability |
         found += some
     if storage.cluster and not storage.knows_the_away and settings.replicas is None:
         found.append(
-            Finding("risk", infos[0][0], "CLUSTER SHARDS and CLUSTER NODES are forbidden",
+            Finding("risk", next(iter(infos)), "CLUSTER SHARDS and CLUSTER NODES are forbidden",
                     "acks=all does not wait for a replica that was away whenever a worker looked",
                     "ACL SETUSER … +cluster|shards, or set replicas")
         )  # fmt: skip
@@ -285,14 +295,14 @@ def _pairs(flat: list[bytes]) -> dict[str, str]:
     return dict(zip(map(bytes.decode, flat[::2]), map(bytes.decode, flat[1::2]), strict=True))
 
 
-async def _allowed(storage: Storage, *words: str) -> dict[str, Any]:
-    """A command's reply by server; nothing where it is forbidden, renamed away or unknown."""
-    try:
-        return dict(await storage.on_masters(*words))
-    except KafkaError as refused:
-        if refused.retriable:
-            raise
-        return {}
+async def _told(storage: Storage, *words: str) -> dict[str, Any]:
+    """A command's reply by server, or why there is none: it is away, or the command forbidden, renamed, unknown."""
+    calls = storage.each_master(*words)
+    replies = await asyncio.gather(*calls.values(), return_exceptions=True)
+    for reply in replies:
+        if isinstance(reply, BaseException) and not isinstance(reply, KafkaError):
+            raise reply
+    return dict(zip(calls, replies, strict=True))
 
 
 async def _nothing() -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from redbroker.config import Settings
 from redbroker.engine.checks import Finding, check_server, check_version, inspect, parse_info, refuse_risks
 from redbroker.engine.connection import Storage
 from redbroker.engine.target import StorageError
+from redbroker.errors import KafkaError
+from tests.support.clusters import a_cluster
 from tests.support.servers import Server, wait_until
 
 GOOD_INFO = {"redis_version": "7.2.4", "connected_slaves": "1", "aof_enabled": "1", "aof_last_write_status": "ok"}
@@ -174,4 +178,28 @@ async def test_a_replica_that_would_keep_nothing_once_promoted_is_a_risk_of_its_
             [unseen] = [each for each in await inspect(storage, Settings()) if each.server == replica.address]
             assert (unseen.level, "could not be looked at" in unseen.sentence) == ("note", True)
         finally:
+            await storage.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_away", [Server.stop, Server.kill], ids=["silent", "killed"])
+async def test_one_master_of_several_that_is_away_is_a_risk_and_the_others_are_looked_at(
+    is_away: Callable[[Server], None],
+):
+    with a_cluster(3, 0, "--cluster-node-timeout", "60000") as cluster:
+        settings = Settings(storage_url=cluster.url, storage_timeout_ms=500)
+        storage = await Storage.open(settings)
+        away = cluster.nodes[1]
+        try:
+            is_away(away)
+            found = await inspect(storage, settings)
+            assert {each.server for each in found} == {node.address for node in cluster.nodes}
+            [risk] = [each for each in found if each.server == away.address]
+            assert (risk.level, "could not be looked at" in risk.sentence) == ("risk", True)
+            with pytest.raises(KafkaError) as refused:
+                await inspect(storage, settings.model_copy(update={"strict": True}))
+            assert refused.value.retriable
+        finally:
+            if is_away is Server.stop:
+                away.cont()
             await storage.close()

@@ -150,3 +150,27 @@ def test_records_of_other_masters_come_as_ever(place: Place, client: Callable[[R
         silent.cont()
         for reader in readers:
             reader.close()
+
+
+def test_who_starts_while_a_master_is_silent_serves_and_reads_what_the_others_have(place: Place) -> None:
+    create_topic(place.worker.address, "spread", PARTITIONS, {"min.insync.replicas": "1"})
+    home = place.cluster.master_of(key_slot(b"rb:{meta}:workers"))
+    masters = [place.master("spread", number) for number in range(PARTITIONS)]
+    silent = next(master for master in masters if master is not home)
+    served = [number for number in range(PARTITIONS) if masters[number] is not silent]
+    place.send("spread", served, 0)
+    silent.stop()
+    try:
+        second = Process("worker", "--storage", place.cluster.url, "--port", "0", "--http-port", "0")
+        try:
+            reader = Reader(with_the_sdk, "spread", place.cluster.url)
+            reader.may_begin.set()
+            try:
+                Place(place.cluster, second).send("spread", served, 1)
+                wait_until(lambda: all(reader.values[number] == [0, 1] for number in served), 20, "all that is served")
+            finally:
+                reader.close()
+        finally:
+            second.stop()
+    finally:
+        silent.cont()

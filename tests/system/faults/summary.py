@@ -20,6 +20,9 @@ acks=all, with acks=1, and with acks=all counted from when all copies were back 
 a copy takes no acks=all until then). The last column is the most that acks=1 may pause, where there is a limit. What is
 tolerated was lost, doubled or out of order in the topic that is written with acks=1 and without idempotence, which
 promises nothing else.
+
+**Reading the drawings.** A mark is a fault for as long as it was held: red for masters, purple for replicas, orange for
+workers, pink for failovers, blue for the rest. Below, the records acknowledged each second, cut off at the top.
 """
 COLUMNS = (
     "| fault | made | alone | acks=all, s | longest | acks=1, s | longest | copies back, s | longest | limit, s |",
