@@ -194,9 +194,9 @@ class Storage:
         """The same command on every master: `(address, reply)` of each."""
         return [(address, await call) for address, call in self.each_master(*words).items()]
 
-    def each_master(self, *words: Word) -> dict[str, asyncio.Future[Any]]:
+    def each_master(self, *words: Word, kind: type[Call] = Call) -> dict[str, asyncio.Future[Any]]:
         """The same without waiting: each master answers, or fails, on its own."""
-        return {server: self._on_slot(slot, words) for server, slot in self.slots().items()}
+        return {server: self._on_slot(slot, words, kind) for server, slot in self.slots().items()}
 
     def slots(self) -> dict[str, int]:
         """One slot of each master, by its address."""

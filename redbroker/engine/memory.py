@@ -57,9 +57,9 @@ class MemoryStorage:
         """The same, with the count of replicas that have it: none, for there are none."""
         return await self.run(script, keys, args), 0
 
-    async def on_masters(self, *words: Any) -> list[tuple[str, Any]]:
+    def each_master(self, *words: Any, kind: object = None) -> dict[str, asyncio.Future[Any]]:
         """There are none to ask."""
-        return []
+        return {}
 
     def master_of(self, key: bytes) -> str:
         """All keys are here."""

@@ -15,6 +15,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from redbroker.engine.resp import ImpatientCall
 from redbroker.errors import ErrorCode, KafkaError
 
 if TYPE_CHECKING:
@@ -65,19 +66,19 @@ class Pressure:
     async def run(self) -> None:
         """Look every `memory_check_ms`; never returns."""
         while True:
-            try:
-                await self.look()
-            except KafkaError as away:
-                log.debug("The memory of Redis could not be looked at: %s", away)
+            await self.look()
             await asyncio.sleep(self._settings.memory_check_ms / 1000)
 
     async def look(self) -> None:
-        """Ask every master once; one line is logged where a level changes."""
-        shares = {
-            address: share
-            for address, reply in await self._storage.on_masters("INFO", "memory")
-            if (share := memory_share(reply)) is not None
-        }
+        """Ask every master once; one line is logged where a level changes. One that is away is as full as it was."""
+        calls = self._storage.each_master("INFO", "memory", kind=ImpatientCall)
+        await asyncio.gather(*calls.values(), return_exceptions=True)
+        shares = {}
+        for address, call in calls.items():
+            away = isinstance(call.exception(), KafkaError)
+            share = self.shares.get(address) if away else memory_share(call.result())
+            if share is not None:
+                shares[address] = share
         levels = {address: self._level(address, share) for address, share in shares.items()}
         for address, level in levels.items():
             if level != self.levels.get(address, CALM):

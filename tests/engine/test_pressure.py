@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -11,9 +12,11 @@ from redbroker.config import Settings
 from redbroker.engine import Engine
 from redbroker.engine.log import Append, Appended, Read, ReadResult
 from redbroker.engine.pressure import memory_share
+from redbroker.engine.slots import key_slot
 from redbroker.engine.topics import Topic
 from redbroker.errors import ErrorCode, KafkaError
 from redbroker.wire.records import Record, build_batch, read_header
+from tests.support.clusters import a_cluster
 from tests.support.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -90,3 +93,27 @@ async def test_nothing_is_compacted_without_room_for_the_second_copy(engine: Eng
 def test_memory_is_counted_as_redis_counts_it() -> None:
     assert memory_share(b"used_memory:90\r\nmaxmemory:100\r\nmem_not_counted_for_evict:10\r\n") == 0.8
     assert memory_share(b"used_memory:90\r\nmaxmemory:0\r\n") is None
+
+
+async def test_a_master_that_is_away_hides_no_other_ones_memory_and_is_as_full_as_it_was() -> None:
+    with a_cluster(3, 0, "--cluster-node-timeout", "60000") as cluster:
+        settings = Settings(storage_url=cluster.url, storage_timeout_ms=1_000, memory_check_ms=60_000)
+        async with Engine.open(settings) as engine:
+            pressure = engine.pressure
+            home = cluster.master_of(key_slot(b"rb:{meta}:workers"))
+            away, other = (node for node in cluster.nodes if node is not home)
+            away.command("CONFIG", "SET", "maxmemory", 1_000)
+            await pressure.look()
+            assert pressure.levels == {away.address: 2}
+            other.command("CONFIG", "SET", "maxmemory", 1_000)
+            away.stop()
+            try:
+                began_s = time.monotonic()
+                await pressure.look()
+                assert time.monotonic() - began_s < 0.5
+                assert pressure.levels == {away.address: 2, other.address: 2}
+                other.command("CONFIG", "SET", "maxmemory", 0)
+                await pressure.look()
+                assert pressure.levels == {away.address: 2}
+            finally:
+                away.cont()
