@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from redbroker.engine.compaction import Compaction, pairs
 from redbroker.engine.counts import JanitorCounts
+from redbroker.engine.resp import ImpatientCall
 from redbroker.engine.retention import HURRY, Retention
 from redbroker.engine.scripts import script
 from redbroker.errors import KafkaError
@@ -125,7 +126,9 @@ class Janitor:
         topic, keys = partition.topic, partition.keys
         named = (keys.log, keys.state, keys.epochs, keys.times)
         dirt = Dirt._make(
-            await self._storage.run(script("look_dirty"), named, (topic.hex, topic.min_compaction_lag_ms))
+            await self._storage.run(
+                script("look_dirty"), named, (topic.hex, topic.min_compaction_lag_ms), kind=ImpatientCall
+            )
         )
         seen = [ms for _, ms in pairs(dirt.horizons)]
         waits_ms = dirt.now_ms - seen[-1] if seen and dirt.tombstones else -1

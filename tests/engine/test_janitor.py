@@ -11,8 +11,10 @@ import pytest
 from redbroker.config import Settings
 from redbroker.engine import Engine
 from redbroker.engine.log import Append
+from redbroker.engine.slots import key_slot
 from redbroker.engine.topics import Topic
 from redbroker.wire.records import Record, build_batch, read_header
+from tests.support.clusters import a_cluster
 
 pytestmark = pytest.mark.anyio
 
@@ -104,3 +106,25 @@ async def test_memory_of_a_topic_is_told(valkey: Any) -> None:
         await put(engine, topic, 1_000)
         full, empty = await engine.log.memory(topic)
         assert full > 150_000 > 10_000 > empty > 0
+
+
+async def test_a_silent_master_keeps_it_from_no_other_ones_partitions() -> None:
+    with a_cluster(3, 0, "--cluster-node-timeout", "60000") as cluster:
+        settings = Settings(storage_url=cluster.url, storage_timeout_ms=1_000, compaction_dirty_bytes_min=0,
+                            compaction_check_ms=3_600_000)  # fmt: skip
+        async with Engine.open(settings) as engine:
+            topic = await engine.topics.create("compacted", 24, {"cleanup.policy": "compact"})
+            for number in range(24):
+                await put(engine, topic, 200, number)
+            home = cluster.master_of(key_slot(b"rb:{meta}:workers"))
+            silent = next(node for node in cluster.nodes if node is not home)
+            places = [engine.log.partitions.get(topic, number) for number in range(24)]
+            served = [at for at, each in enumerate(places) if cluster.master_of(each.slot) is not silent]
+            assert 0 < len(served) < 24
+            silent.stop()
+            try:
+                async with asyncio.timeout(3):
+                    await engine.janitor.compact()
+                assert all([await entries(engine, topic, number) < 200 for number in served])
+            finally:
+                silent.cont()
