@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from examples.processes import Process
+from redbroker.engine.slots import key_slot
 from tests.support.clusters import a_cluster
 from tests.support.servers import Server
 
@@ -74,10 +75,10 @@ def test_a_worker_waits_for_its_storage_and_says_so() -> None:
         server.close()
 
 
-def test_a_worker_waits_for_the_master_of_a_cluster_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_waits_for_the_master_that_keeps_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDBROKER_STORAGE_TIMEOUT_MS", "1000")
     with a_cluster(3, 0) as cluster:
-        away = cluster.nodes[0]
+        away = cluster.master_of(key_slot(b"rb:{meta}:workers"))
         away.kill()
         late = threading.Timer(4, away.start)
         late.start()
