@@ -252,7 +252,9 @@ async def test_whatever_comes_between_readers_have_in_the_end_what_the_log_has(v
     assert world.counts["read"] > 100 and world.counts["went back"], world.counts
 
 
-async def test_a_log_cut_back_between_the_two_calls_of_a_read_is_read_again(valkey: Any) -> None:
+async def test_a_log_cut_back_between_the_two_calls_of_a_read_is_read_again(
+    valkey: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As when the connection is lost behind the first answer, and the second call is sent again to another master."""
     async with a_world(valkey.url, random.Random(1)) as world:
         first, storage = TopicPartition("orders", 0), world.storage
@@ -277,10 +279,10 @@ async def test_a_log_cut_back_between_the_two_calls_of_a_read_is_read_again(valk
 
             if command != "XRANGE":
                 return call(key, command, *words, **options)
-            storage.call = call  # type: ignore[method-assign]
+            monkeypatch.undo()
             return asyncio.ensure_future(after_a_failover())
 
-        storage.call = late  # type: ignore[method-assign]
+        monkeypatch.setattr(storage, "call", late)
         [result] = await log.read([Read(world.topic, 0, 9, 1 << 20, 1)], max_bytes=1 << 20)
         assert isinstance(result, KafkaError) and result.code == ErrorCode.FENCED_LEADER_EPOCH
         await other.close()
